@@ -1,0 +1,1 @@
+//! Does: FUSE volumes, the keeper, the node agent and the command line.

@@ -1,0 +1,1 @@
+//! Decides: pure plans for the custom resources.

@@ -1,0 +1,1 @@
+//! The storage engine of Anabranch: an append-only log, indexed by RocksDB.
