@@ -1,0 +1,59 @@
+# Anabranch. `make` alone lists the targets. Each of them installs what it needs first (e2e/setup).
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help setup run test unit e2e lint bench generate clean
+
+# Whatever the caller's PATH has comes first; the end is where rustup puts cargo.
+export PATH := $(PATH):$(HOME)/.cargo/bin
+export ANABRANCH_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/anabranch
+
+# ROCKSDB=source builds RocksDB once from the sources in its crate (for systems without Debian's librocksdb-dev).
+ifeq ($(ROCKSDB),source)
+export ROCKSDB_LIB_DIR := $(ANABRANCH_CACHE)/rocksdb/lib
+export ROCKSDB_INCLUDE_DIR := $(ANABRANCH_CACHE)/rocksdb/include
+export LD_LIBRARY_PATH := $(ROCKSDB_LIB_DIR)$(if $(LD_LIBRARY_PATH),:$(LD_LIBRARY_PATH))
+export ROCKSDB
+endif
+
+CARGO := cargo
+# Cargo.lock is the law: a build that would change it fails.
+LOCKED := --locked
+
+help: ## list the targets
+	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+run: ## the main job: build, then play examples/quickstart.yaml on a real tree and show the forks
+	@./e2e/setup build
+	$(CARGO) build $(LOCKED) --release --workspace --bins
+	@./e2e/quickstart
+
+test: unit e2e ## every test: unit, model, crash, then other people's suites and real work on real mounts
+	@echo "All tests passed."
+
+unit: ## the tests of the crates alone
+	@./e2e/setup build test
+	$(CARGO) test $(LOCKED) --workspace --exclude e2e --no-fail-fast
+
+e2e: ## the suites and the real work on mounts made by `anabranch play`
+	@./e2e/setup build test
+	$(CARGO) build $(LOCKED) --workspace --bins
+	$(CARGO) test $(LOCKED) --package e2e --no-fail-fast -- --nocapture --test-threads=1
+
+lint: ## formatting, clippy, documentation, generated files, licences, advisories, shell scripts
+	@./e2e/setup build lint
+	@./e2e/lint
+
+bench: ## the benchmarks, as ratios measured in one run (minutes)
+	@./e2e/setup build test
+	$(CARGO) run $(LOCKED) --release --package e2e --bin bench
+
+generate: ## write the generated files again (custom resource definitions)
+	@./e2e/setup build
+	$(CARGO) run $(LOCKED) --package crds --bin crdgen
+
+setup: ## only install what the other targets need
+	@./e2e/setup build test lint
+
+clean: ## remove what was built here (the cache stays: see docs/development.md)
+	$(CARGO) clean
