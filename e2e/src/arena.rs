@@ -10,6 +10,7 @@ use crate::{Failure, Result, in_ci, program};
 pub struct Arena {
     play: Option<Play>,
     plain: Option<PathBuf>,
+    elsewhere: PathBuf,
     path: PathBuf,
 }
 
@@ -31,9 +32,11 @@ impl Arena {
         if let Some(on) = std::env::var_os("E2E_ON") {
             let path = PathBuf::from(on).join(format!("anabranch-{name}-{}", std::process::id()));
             std::fs::create_dir_all(&path)?;
+            let elsewhere = new_folder("elsewhere")?;
             return Ok(Self {
                 play: None,
                 plain: Some(path.clone()),
+                elsewhere,
                 path,
             });
         }
@@ -42,6 +45,7 @@ impl Arena {
         Ok(Self {
             play: Some(play),
             plain: None,
+            elsewhere: PathBuf::new(),
             path,
         })
     }
@@ -55,7 +59,7 @@ impl Arena {
     pub fn elsewhere(&self) -> Result<PathBuf> {
         match &self.play {
             Some(play) => play.scratch(),
-            None => new_folder("elsewhere"),
+            None => Ok(self.elsewhere.clone()),
         }
     }
 
@@ -75,6 +79,7 @@ impl Drop for Arena {
             && mounts_below(plain).is_ok_and(|mounts| mounts.is_empty())
         {
             let _ = std::fs::remove_dir_all(plain);
+            let _ = std::fs::remove_dir_all(&self.elsewhere);
         }
     }
 }
