@@ -1,1 +1,36 @@
 //! The storage engine of Anabranch: an append-only log, indexed by RocksDB.
+//!
+//! Every change is appended to one log; the index maps `(timeline, record key, inverted epoch)` to a
+//! record and can be rebuilt from the log. A write adds a version, a delete adds a tombstone, a snapshot
+//! is a cutoff, a fork is a timeline with a parent and a cutoff that shares everything until it writes.
+//!
+//! The engine is synchronous and safe to share between threads; callers with an async runtime use its
+//! blocking pool. Start at [`Engine::open`], then [`Engine::create_root`], [`Engine::fork`] and
+//! [`Engine::volume`].
+
+mod blobs;
+mod catalog;
+mod clock;
+mod codec;
+mod commit;
+mod engine;
+mod error;
+pub mod files;
+mod ids;
+mod index;
+mod log;
+mod observe;
+mod rocks;
+mod store;
+mod timeline;
+
+pub use catalog::{MAX_CATALOG_NAME, Origin, Quota, Settings};
+pub use clock::{Clock, IdSource, RandomIds, SystemClock};
+pub use engine::{Durability, Engine, Options, Point};
+pub use error::{Error, ErrorKind, Result};
+pub use files::types::*;
+pub use files::{Volume, VolumeOptions};
+pub use ids::{Epoch, FileId, Ino, Position, SnapshotId, TimelineId};
+pub use observe::{Change, Observation, Observer};
+pub use store::FORMAT;
+pub use timeline::{CreateRoot, ForkRequest, SnapshotInfo, SnapshotRequest, TimelineInfo, Usage};

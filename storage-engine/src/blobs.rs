@@ -1,0 +1,168 @@
+//! Files that hold extents: segments and sealed object files. Reading verifies checksums.
+//!
+//! An object file holds exactly one large file's bytes, is written once, synced, and never changed.
+//! Its id is random with the highest bit of byte 8 set, which a segment's id never has (the writer
+//! term there is below 2^31). It stands at `objects/<first byte>/<id>`.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::clock::IdSource;
+use crate::error::{Error, IoContext, Result};
+use crate::ids::FileId;
+use crate::index::records::{Extent, SUM_BYTES};
+use crate::log::segment::segment_path;
+use crate::store::{Layout, sync_dir};
+
+/// At most so many files are kept open; the process has a limit of 20,000 and others need some.
+const MAX_OPEN: usize = 1024;
+const OBJECT_BIT: u8 = 0x80;
+
+/// Open files by id.
+pub(crate) struct Blobs {
+    layout: Layout,
+    open: Mutex<HashMap<FileId, Arc<File>>>,
+}
+
+impl Blobs {
+    pub fn new(layout: Layout) -> Self {
+        Self {
+            layout,
+            open: Mutex::new(HashMap::new()),
+        }
+    }
+
+    /// Where a file is.
+    pub fn path(&self, id: FileId) -> PathBuf {
+        if is_object(id) {
+            let hex = id.to_string();
+            self.layout.objects().join(&hex[..2]).join(&hex)
+        } else {
+            segment_path(&self.layout.log(), id)
+        }
+    }
+
+    /// The open file.
+    pub fn file(&self, id: FileId) -> Result<Arc<File>> {
+        if let Some(file) = self.open.lock().get(&id) {
+            return Ok(Arc::clone(file));
+        }
+        let path = self.path(id);
+        let file = Arc::new(File::open(&path).map_err(|e| {
+            if e.kind() == std::io::ErrorKind::NotFound {
+                Error::corrupt(format!(
+                    "{} is missing, although stored data refers to it",
+                    path.display()
+                ))
+            } else {
+                Error::io("open", &path, &e)
+            }
+        })?);
+        let mut open = self.open.lock();
+        if open.len() >= MAX_OPEN {
+            open.clear();
+        }
+        open.insert(id, Arc::clone(&file));
+        Ok(file)
+    }
+
+    /// Reads `out.len()` bytes from `from` bytes into the piece, and verifies every block they touch.
+    ///
+    /// # Errors
+    /// `Corrupt`, naming file and offset, if a block does not match its checksum.
+    /// Cost: the bytes, rounded to blocks of 16 KiB.
+    pub fn read(&self, piece: &Extent, from: u32, out: &mut [u8]) -> Result<()> {
+        if out.is_empty() {
+            return Ok(());
+        }
+        let file = self.file(piece.file)?;
+        let start = piece.skip + from;
+        let end = start + out.len() as u32;
+        let first = start / SUM_BYTES;
+        let block_start = first * SUM_BYTES;
+        let block_end = (end.div_ceil(SUM_BYTES) * SUM_BYTES).min(piece.length);
+        if block_start == start && block_end == end {
+            return self.read_blocks(&file, piece, first, out);
+        }
+        let mut whole = vec![0; (block_end - block_start) as usize];
+        self.read_blocks(&file, piece, first, &mut whole)?;
+        let skip = (start - block_start) as usize;
+        out.copy_from_slice(&whole[skip..skip + out.len()]);
+        Ok(())
+    }
+
+    /// Reads whole blocks from block `first` on, and verifies them.
+    fn read_blocks(&self, file: &File, piece: &Extent, first: u32, out: &mut [u8]) -> Result<()> {
+        let start = first * SUM_BYTES;
+        file.read_exact_at(out, piece.offset + u64::from(start))
+            .map_err(|e| {
+                if e.kind() == std::io::ErrorKind::UnexpectedEof {
+                    self.damaged(piece, start, "the file is too short")
+                } else {
+                    Error::io("read", &self.path(piece.file), &e)
+                }
+            })?;
+        for (n, block) in (first..).zip(out.chunks(SUM_BYTES as usize)) {
+            if piece.sums.get(n as usize) != Some(&crc32c::crc32c(block)) {
+                return Err(self.damaged(piece, n * SUM_BYTES, "it does not match its checksum"));
+            }
+        }
+        Ok(())
+    }
+
+    fn damaged(&self, piece: &Extent, block: u32, why: &str) -> Error {
+        Error::corrupt(format!(
+            "{} is damaged in the block at offset {}: {why}",
+            self.path(piece.file).display(),
+            piece.offset + u64::from(block)
+        ))
+    }
+
+    /// Starts an object file. It has no meaning until a commit refers to it.
+    pub fn create_object(&self, ids: &dyn IdSource) -> Result<(FileId, File, PathBuf)> {
+        let objects = self.layout.objects();
+        let mut id = ids.next().context("make an id in", &objects)?;
+        id[8] |= OBJECT_BIT;
+        let id = FileId(id);
+        let path = self.path(id);
+        if let Some(dir) = path.parent()
+            && !dir.exists()
+        {
+            fs::create_dir_all(dir).context("create", dir)?;
+            sync_dir(&objects)?;
+        }
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(&path)
+            .context("create", &path)?;
+        Ok((id, file, path))
+    }
+
+    /// Makes an object file durable and immutable.
+    pub fn seal_object(&self, file: &File, path: &std::path::Path) -> Result<()> {
+        file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o400))
+            .context("seal", path)?;
+        file.sync_all().context("sync", path)?;
+        match path.parent() {
+            Some(dir) => sync_dir(dir),
+            None => Ok(()),
+        }
+    }
+
+    /// Forgets the open handle of a file.
+    pub fn forget(&self, id: FileId) {
+        self.open.lock().remove(&id);
+    }
+}
+
+/// Whether the id is an object file's, not a segment's.
+pub(crate) fn is_object(id: FileId) -> bool {
+    id.0[8] & OBJECT_BIT != 0
+}

@@ -1,0 +1,520 @@
+//! The engine: opening, closing, commits and durability.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use crate::blobs::Blobs;
+use crate::catalog::{Catalog, Quota};
+use crate::clock::{Clock, IdSource, RandomIds, SystemClock};
+use crate::error::{Error, ErrorKind, IoContext, Result};
+use crate::ids::{Epoch, Ino, Position, SnapshotId, TimelineId};
+use crate::index::keys::RecordKey;
+use crate::index::lineage::{self, Hop, Lineage};
+use crate::index::records::{Record, UsageRecord};
+use crate::log::frame::{Parts, Row};
+use crate::log::reader::{self, Applied};
+use crate::log::writer::{Durable, LogWriter};
+use crate::observe::{Change, Observation, Observers};
+use crate::rocks::{Applying, Index};
+use crate::store::{self, Layout, Lock};
+
+/// The index is written out when so many bytes of it are only in memory...
+const FLUSH_INDEX_BYTES: usize = 64 << 20;
+/// ... or when the log has grown by so much since: it bounds what recovery reads.
+const FLUSH_LOG_BYTES: u64 = 512 << 20;
+/// Size of a segment: large enough that its making (two syncs) is rare, small enough that a mostly
+/// dead one can be rewritten soon.
+const SEGMENT_BYTES: u64 = 64 << 20;
+/// Smallest size of a segment that makes sense: a few frames.
+const MIN_SEGMENT_BYTES: u64 = 4 << 10;
+
+/// How to open a store.
+#[derive(Clone)]
+pub struct Options {
+    /// Make a new store if there is none.
+    pub create: bool,
+    /// Where the time comes from.
+    pub clock: Arc<dyn Clock>,
+    /// Where new ids come from.
+    pub ids: Arc<dyn IdSource>,
+    /// Bytes after which a segment of the log is full.
+    pub segment_bytes: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            create: true,
+            clock: Arc::new(SystemClock),
+            ids: Arc::new(RandomIds),
+            segment_bytes: SEGMENT_BYTES,
+        }
+    }
+}
+
+/// A state of a timeline to start from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Point {
+    /// The newest state.
+    Now(TimelineId),
+    /// The state at a past epoch, or any instant in Unix nanoseconds.
+    At(TimelineId, Epoch),
+    /// A snapshot.
+    Snapshot(SnapshotId),
+}
+
+/// How sure a commit must be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Durability {
+    /// Survives the death of the process.
+    Memory,
+    /// Survives the loss of power.
+    #[default]
+    Local,
+}
+
+/// One store, owned by this process. Cheap to clone; safe to share between threads.
+#[derive(Clone)]
+pub struct Engine {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub layout: Layout,
+    pub clock: Arc<dyn Clock>,
+    pub ids: Arc<dyn IdSource>,
+    pub index: Index,
+    pub files: Blobs,
+    pub catalog: RwLock<Catalog>,
+    /// Held while the set of timelines and snapshots changes. Taken before `epoch`.
+    pub structure: Mutex<()>,
+    /// The open epoch. Commits hold it shared; closing it takes it alone. Taken before a timeline's state.
+    epoch: RwLock<Epoch>,
+    /// Whether anything was committed in the open epoch.
+    dirty: AtomicBool,
+    pub commit: Mutex<CommitState>,
+    durable: Arc<Durable>,
+    live: Mutex<HashMap<TimelineId, Arc<TimelineState>>>,
+    pub observers: Arc<Observers>,
+    closed: AtomicBool,
+    /// Last, so that it is given up last.
+    _lock: Lock,
+}
+
+/// The end of the log; whoever holds it commits.
+pub(crate) struct CommitState {
+    pub log: LogWriter,
+    unflushed: usize,
+    flushed_at: Position,
+}
+
+/// What is kept in memory of a timeline that is in use.
+pub(crate) struct TimelineState {
+    pub id: TimelineId,
+    pub inner: RwLock<TimelineInner>,
+}
+
+pub(crate) struct TimelineInner {
+    /// Up to the open end.
+    pub lineage: Lineage,
+    pub usage: UsageRecord,
+    pub quota: Quota,
+    pub read_only: bool,
+    pub deleted: bool,
+    pub next_ino: u64,
+    pub ino_limit: u64,
+}
+
+impl Engine {
+    /// Opens the store in `dir`, and recovers it: a torn end of the log is cut, and what the index
+    /// lacks is applied from the log.
+    ///
+    /// # Errors
+    /// `Locked` if another process owns it, `NotFound` without a store there and without `create`,
+    /// `UnsupportedFormat` for a store of a newer version, `Corrupt` for damage before the end of the log.
+    /// Cost: the log written since the index was last flushed (at most about 512 MiB), and the catalog.
+    pub fn open(dir: impl AsRef<Path>, options: Options) -> Result<Self> {
+        let layout = Layout {
+            root: dir.as_ref().to_owned(),
+        };
+        if options.create {
+            std::fs::create_dir_all(&layout.root).context("create", &layout.root)?;
+        } else if !layout.store_json().exists() {
+            return Err(Error::not_found(format!(
+                "a store in {}",
+                layout.root.display()
+            )));
+        }
+        let lock = store::lock(&layout)?;
+        let store = store::open(&layout, options.create, &*options.ids)?;
+        let store_id = store::store_id(&store)?;
+        let index = Index::open(&layout.index())?;
+        let (applied, mut epoch) = index.applied()?.unwrap_or((
+            Applied {
+                position: Position(0),
+                chain: [0; 32],
+            },
+            Epoch(0),
+        ));
+        let mut segments = reader::segments(&layout.log())?;
+        let mut unflushed = 0;
+        let end = reader::replay(&mut segments, applied, |frame| {
+            epoch = epoch.max(frame.header.epoch);
+            let behind = Position(frame.header.position.0 + frame.header.total());
+            let commit = Applying {
+                timeline: frame.header.timeline,
+                epoch: frame.header.epoch,
+                frame: frame.header.position,
+                rows: &frame.rows,
+                applied: Applied {
+                    position: behind,
+                    chain: frame.header.chain,
+                },
+            };
+            unflushed += index.apply(&commit)?;
+            if unflushed > FLUSH_INDEX_BYTES {
+                index.flush(true)?;
+                unflushed = 0;
+            }
+            Ok(())
+        })?;
+        // What was replayed is in the log's files, but nobody has said that it is on disk.
+        for segment in segments
+            .iter()
+            .filter(|s| s.header.base.0 + s.len > applied.position.0)
+        {
+            segment.file.sync_data().context("sync", &segment.path)?;
+        }
+        let mut catalog = Catalog::default();
+        index.catalog(|key, value| catalog.load(&key[..], value))?;
+        for timeline in catalog.timelines.values() {
+            epoch = epoch.max(timeline.created);
+            epoch = timeline
+                .origins
+                .iter()
+                .map(|o| o.since)
+                .fold(epoch, Epoch::max);
+        }
+        for snapshot in catalog.snapshots.values() {
+            epoch = epoch.max(snapshot.created);
+        }
+        let open_epoch = Epoch(options.clock.now().max(epoch.0 + 1));
+        let segment_bytes = options.segment_bytes.max(MIN_SEGMENT_BYTES);
+        let log = LogWriter::new(
+            layout.log(),
+            store_id,
+            store.term,
+            segment_bytes,
+            end.position,
+            end.chain,
+        );
+        let durable = log.durable();
+        let inner = Inner {
+            files: Blobs::new(layout.clone()),
+            layout,
+            clock: options.clock,
+            ids: options.ids,
+            index,
+            catalog: RwLock::new(catalog),
+            structure: Mutex::new(()),
+            epoch: RwLock::new(open_epoch),
+            dirty: AtomicBool::new(false),
+            commit: Mutex::new(CommitState {
+                log,
+                unflushed,
+                flushed_at: applied.position,
+            }),
+            durable,
+            live: Mutex::new(HashMap::new()),
+            observers: Arc::default(),
+            closed: AtomicBool::new(false),
+            _lock: lock,
+        };
+        Ok(Self {
+            inner: Arc::new(inner),
+        })
+    }
+
+    /// Makes everything durable, writes the index out and gives the store free; every later call on a
+    /// clone of this handle fails. Cost: what of the index is only in memory.
+    pub fn close(self) -> Result<()> {
+        let inner = &self.inner;
+        let _structure = inner.structure.lock();
+        let mut commit = inner.commit.lock();
+        if inner.closed.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        commit.log.close()?;
+        inner.index.flush(true)
+    }
+
+    /// Everything committed so far is on disk when this returns. Cost: one sync, or none.
+    pub fn sync(&self) -> Result<()> {
+        self.inner.check_open()?;
+        self.inner.durable.sync()
+    }
+
+    /// Position behind the last commit.
+    pub fn position(&self) -> Position {
+        self.inner.durable_position()
+    }
+
+    /// Returns when what was committed up to `position` is as durable as asked for.
+    pub fn wait(&self, position: Position, durability: Durability) -> Result<()> {
+        self.inner.wait(position, durability)
+    }
+
+    /// Closes the open epoch if anything was committed in it, so that this instant stays readable
+    /// within retention. Returns the newest closed epoch. Cost: constant, no I/O.
+    pub fn tick(&self) -> Result<Epoch> {
+        self.inner.check_open()?;
+        let mut epoch = self.inner.epoch.write();
+        if self.inner.dirty.load(Ordering::Acquire) {
+            Ok(self.inner.close_epoch(&mut epoch))
+        } else {
+            Ok(Epoch(epoch.0 - 1))
+        }
+    }
+
+    /// The data directory.
+    pub fn data_dir(&self) -> PathBuf {
+        self.inner.layout.root.clone()
+    }
+
+    /// The engine's time in Unix nanoseconds.
+    pub fn now(&self) -> u64 {
+        self.inner.clock.now()
+    }
+
+    /// Calls `observer` for every change of `timeline` that another origin makes, until the returned
+    /// value is dropped.
+    pub fn observe(
+        &self,
+        timeline: TimelineId,
+        origin: u64,
+        observer: Arc<dyn Fn(&Change<'_>) + Send + Sync>,
+    ) -> Observation {
+        self.inner.observers.add(timeline, origin, observer)
+    }
+}
+
+impl Inner {
+    /// Fails on a closed or poisoned engine.
+    pub fn check_open(&self) -> Result<()> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(Error::new(ErrorKind::Unavailable, "the store was closed"));
+        }
+        self.durable.check()
+    }
+
+    pub fn durable_position(&self) -> Position {
+        self.durable.appended()
+    }
+
+    pub fn wait(&self, position: Position, durability: Durability) -> Result<()> {
+        match durability {
+            Durability::Memory => self.durable.check(),
+            Durability::Local => self.durable.wait(position),
+        }
+    }
+
+    /// Held by a commit from the first read to the end.
+    pub fn shared_epoch(&self) -> RwLockReadGuard<'_, Epoch> {
+        self.epoch.read()
+    }
+
+    /// No commit is under way while this is held.
+    pub fn exclusive_epoch(&self) -> RwLockWriteGuard<'_, Epoch> {
+        self.epoch.write()
+    }
+
+    /// Closes the epoch; returns it. The clock may stand still or go back: epochs do not.
+    pub fn close_epoch(&self, epoch: &mut RwLockWriteGuard<'_, Epoch>) -> Epoch {
+        let closed = **epoch;
+        **epoch = Epoch(self.clock.now().max(closed.0 + 1));
+        self.dirty.store(false, Ordering::Release);
+        closed
+    }
+
+    /// Appends a frame and applies it. On an error of the log nothing has changed; if the index fails
+    /// after it, the engine is poisoned: opening again applies the frame.
+    pub fn append(
+        &self,
+        commit: &mut MutexGuard<'_, CommitState>,
+        frame: Position,
+        parts: &Parts<'_>,
+        data: &[u8],
+        rows: &[Row],
+    ) -> Result<Position> {
+        let (end, chain) = commit.log.append(parts, data)?;
+        self.dirty.store(true, Ordering::Release);
+        let applying = Applying {
+            timeline: parts.timeline,
+            epoch: parts.epoch,
+            frame,
+            rows,
+            applied: Applied {
+                position: end,
+                chain,
+            },
+        };
+        let size = match self.index.apply(&applying) {
+            Ok(size) => size,
+            Err(e) => {
+                self.durable.poison();
+                return Err(e);
+            }
+        };
+        commit.unflushed += size;
+        if commit.unflushed > FLUSH_INDEX_BYTES || end.0 - commit.flushed_at.0 > FLUSH_LOG_BYTES {
+            // The index must never be ahead of a durable log.
+            self.durable.sync()?;
+            if let Err(e) = self.index.flush(false) {
+                self.durable.poison();
+                return Err(e);
+            }
+            commit.unflushed = 0;
+            commit.flushed_at = end;
+        }
+        Ok(end)
+    }
+
+    /// Commits rows of the catalog, with or without records of one timeline, as one frame.
+    pub fn commit_rows(
+        &self,
+        epoch: Epoch,
+        timeline: TimelineId,
+        rows: &[Row],
+    ) -> Result<Position> {
+        self.check_open()?;
+        let encoded = crate::log::frame::encode_rows(rows);
+        let mut commit = self.commit.lock();
+        let place = commit.log.place()?;
+        let parts = Parts {
+            epoch,
+            timeline,
+            data_len: 0,
+            data_hash: [0; 32],
+            rows: &encoded,
+        };
+        self.append(&mut commit, place.position, &parts, &[], rows)
+    }
+
+    /// The state of a live timeline, loaded if it is not in memory. Cost the first time: a few reads.
+    pub fn state(&self, id: TimelineId) -> Result<Arc<TimelineState>> {
+        // Held while loading: a restore that comes in between finds the state and corrects it.
+        let mut live = self.live.lock();
+        if let Some(state) = live.get(&id) {
+            return Ok(Arc::clone(state));
+        }
+        let inner = {
+            let catalog = self.catalog.read();
+            let record = catalog.live_timeline(id)?;
+            self.load_state(
+                &catalog,
+                record.id,
+                record.settings.quota,
+                record.settings.read_only,
+            )?
+        };
+        let state = Arc::new(TimelineState {
+            id,
+            inner: RwLock::new(inner),
+        });
+        live.insert(id, Arc::clone(&state));
+        Ok(state)
+    }
+
+    fn load_state(
+        &self,
+        catalog: &Catalog,
+        id: TimelineId,
+        quota: Quota,
+        read_only: bool,
+    ) -> Result<TimelineInner> {
+        let hops = self.lineage(catalog, id, Epoch::MAX)?;
+        let usage = self.usage_seen_by(&hops, id)?;
+        let next = match lineage::get(&self.index, &hops, &RecordKey::NextIno)?.map(|s| s.record) {
+            Some(Record::NextIno(next)) => next,
+            _ => Ino::ROOT.0 + 1,
+        };
+        Ok(TimelineInner {
+            lineage: hops,
+            usage,
+            quota,
+            read_only,
+            deleted: false,
+            // What was handed out of the last block is not known: the next one is begun.
+            next_ino: next,
+            ino_limit: next,
+        })
+    }
+
+    /// The totals that a timeline starts from: its own, or what it inherits with nothing of its own.
+    pub fn usage_seen_by(&self, hops: &[Hop], id: TimelineId) -> Result<UsageRecord> {
+        let Some(seen) = lineage::get(&self.index, hops, &RecordKey::Usage)? else {
+            return Ok(UsageRecord::default());
+        };
+        let Record::Usage(usage) = seen.record else {
+            return Err(Error::corrupt("a usage record holds something else"));
+        };
+        if seen.hop == 0 {
+            return Ok(usage);
+        }
+        // A restored timeline has written bytes that its new state does not refer to.
+        let before =
+            match self
+                .index
+                .newest(id, &RecordKey::Usage.encode(), Epoch::ZERO, hops[0].lo)?
+            {
+                Some((_, row)) => match crate::index::records::decode(&RecordKey::Usage, &row)? {
+                    Some(Record::Usage(u)) => u.own + u.dead,
+                    _ => 0,
+                },
+                None => 0,
+            };
+        let own = if hops[seen.hop].timeline == id {
+            usage.own
+        } else {
+            0
+        };
+        Ok(UsageRecord {
+            own,
+            dead: before.saturating_sub(own),
+            ..usage
+        })
+    }
+
+    /// The hops of a read, without those in which nothing was ever written. Cost: one read per ancestor.
+    pub fn lineage(&self, catalog: &Catalog, id: TimelineId, at: Epoch) -> Result<Lineage> {
+        let all = catalog.lineage(id, at)?;
+        let usage = RecordKey::Usage.encode();
+        let mut hops = Vec::with_capacity(all.len());
+        for (n, hop) in all.into_iter().enumerate() {
+            // Every commit writes the usage record, so a window without one is empty.
+            if n == 0
+                || self
+                    .index
+                    .newest(hop.timeline, &usage, hop.lo, hop.hi)?
+                    .is_some()
+            {
+                hops.push(hop);
+            }
+        }
+        Ok(hops.into())
+    }
+
+    /// Drops what is in memory of a timeline; volumes that are open keep their state object.
+    pub fn forget_state(&self, id: TimelineId) -> Option<Arc<TimelineState>> {
+        self.live.lock().remove(&id)
+    }
+
+    /// The state if it is in memory.
+    pub fn loaded_state(&self, id: TimelineId) -> Option<Arc<TimelineState>> {
+        self.live.lock().get(&id).cloned()
+    }
+}

@@ -1,0 +1,17 @@
+//! A timeline or snapshot as a POSIX file tree.
+
+mod attr;
+mod chunk;
+mod dir;
+mod names;
+mod node;
+mod orphan;
+mod read;
+mod rename;
+mod space;
+pub(crate) mod types;
+mod volume;
+mod write;
+mod xattr;
+
+pub use volume::{Volume, VolumeOptions};

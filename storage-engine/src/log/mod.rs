@@ -1,0 +1,6 @@
+//! The append-only history: segments of hash-chained frames.
+
+pub(crate) mod frame;
+pub(crate) mod reader;
+pub(crate) mod segment;
+pub(crate) mod writer;

@@ -1,0 +1,326 @@
+//! Reading the log back: recovery after a stop, and walks over the whole history.
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, IoContext, Result};
+use crate::ids::{FileId, Position};
+
+use super::frame::{self, ALIGN, Chain, HEADER_BYTES, Header, Row};
+use super::segment::{SEGMENT_HEADER_BYTES, SegmentHeader, parse_segment_name};
+
+/// A segment found on disk.
+pub(crate) struct SegmentFile {
+    pub path: PathBuf,
+    pub header: SegmentHeader,
+    pub file: File,
+    /// Bytes of the file; the end of the last frame once the tail has been looked at.
+    pub len: u64,
+}
+
+impl SegmentFile {
+    pub fn id(&self) -> FileId {
+        self.header.id
+    }
+    fn position(&self, offset: u64) -> Position {
+        Position(self.header.base.0 + offset)
+    }
+}
+
+/// One frame read back.
+pub(crate) struct Frame {
+    pub header: Header,
+    pub rows: Vec<Row>,
+    pub segment: FileId,
+}
+
+/// All segments, oldest first. A file whose making was cut short (no readable header, no frame in it)
+/// is removed: nothing was ever in it.
+pub(crate) fn segments(dir: &Path) -> Result<Vec<SegmentFile>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).context("list", dir)? {
+        let entry = entry.context("list", dir)?;
+        let path = entry.path();
+        let Some(id) = entry.file_name().to_str().and_then(parse_segment_name) else {
+            continue;
+        };
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .open(&path)
+            .context("open", &path)?;
+        let len = file.metadata().context("stat", &path)?.len();
+        let mut bytes = [0; SEGMENT_HEADER_BYTES];
+        let header = if len >= SEGMENT_HEADER_BYTES as u64 {
+            file.read_exact_at(&mut bytes, 0).context("read", &path)?;
+            SegmentHeader::decode(&bytes)
+        } else {
+            Err(Error::corrupt("it is shorter than a segment header"))
+        };
+        match header {
+            Ok(header) if header.id == id => found.push(SegmentFile {
+                path,
+                header,
+                file,
+                len,
+            }),
+            Ok(_) => {
+                return Err(Error::corrupt(format!(
+                    "{} was renamed: its header names another segment",
+                    path.display()
+                )));
+            }
+            Err(e) if e.kind() == crate::ErrorKind::UnsupportedFormat => return Err(e),
+            Err(e) => {
+                let probe = SegmentFile {
+                    path: path.clone(),
+                    header: SegmentHeader {
+                        id,
+                        base: Position(0),
+                        chain: [0; 32],
+                    },
+                    file,
+                    len,
+                };
+                if any_frame(&probe, SEGMENT_HEADER_BYTES as u64, |_, _| true)?.is_some() {
+                    return Err(Error::corrupt(format!(
+                        "{} is damaged at offset 0 ({e}): the commits in it cannot be placed",
+                        path.display()
+                    )));
+                }
+                fs::remove_file(&path).context("remove", &path)?;
+            }
+        }
+    }
+    found.sort_by_key(|s| s.header.base);
+    Ok(found)
+}
+
+/// The state of the log that the index already has.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Applied {
+    pub position: Position,
+    pub chain: Chain,
+}
+
+/// Walks the frames after `applied`, oldest first, and cuts a torn tail. Returns the end of the log.
+///
+/// # Errors
+/// `Corrupt`, naming file and offset, for damage before the tail: a frame that cannot be read although
+/// it is known to have been durable. Nothing is changed then.
+pub(crate) fn replay(
+    segments: &mut [SegmentFile],
+    applied: Applied,
+    mut each: impl FnMut(Frame) -> Result<()>,
+) -> Result<Applied> {
+    let mut end = applied;
+    for n in 0..segments.len() {
+        let last = n + 1 == segments.len();
+        let next_base = segments.get(n + 1).map(|s| s.header.base);
+        let segment = &segments[n];
+        if next_base.is_some_and(|base| base <= applied.position) {
+            continue;
+        }
+        if segment.header.base > end.position {
+            return Err(Error::corrupt(format!(
+                "the log lacks the segment before {} (positions {} to {})",
+                segment.path.display(),
+                end.position,
+                segment.header.base
+            )));
+        }
+        if segment.header.base == end.position {
+            // The chain goes over the border of two segments.
+            if segment.header.chain != end.chain {
+                return Err(Error::corrupt(format!(
+                    "{} does not continue the segment before it: a segment was replaced or removed",
+                    segment.path.display()
+                )));
+            }
+            end.position = segment.position(SEGMENT_HEADER_BYTES as u64);
+        }
+        let mut offset = end.position.0 - segment.header.base.0;
+        let stop = loop {
+            match read_frame(segment, offset, &end.chain)? {
+                Found::Frame(frame) => {
+                    offset += frame.header.total();
+                    end = Applied {
+                        position: segment.position(offset),
+                        chain: frame.header.chain,
+                    };
+                    each(*frame)?;
+                }
+                Found::End => break None,
+                Found::Bad(why) => break Some(why),
+            }
+        };
+        if !last {
+            // A later segment is only made when this one is durable to its end.
+            if let Some(base) = next_base
+                && segment.position(offset) < base
+            {
+                return Err(damaged(
+                    segment,
+                    offset,
+                    stop.unwrap_or("the frame is missing"),
+                    Some(base),
+                ));
+            }
+            continue;
+        }
+        if let Some(why) = stop {
+            let position = segment.position(offset);
+            let after = any_frame(segment, offset + ALIGN as u64, |at, h| {
+                h.position == segment.position(at) && h.durable > position
+            })?;
+            if let Some(at) = after {
+                return Err(damaged(segment, offset, why, Some(segment.position(at))));
+            }
+        }
+        if offset < segment.len {
+            let segment = &mut segments[n];
+            segment
+                .file
+                .set_len(offset)
+                .context("cut the torn tail of", &segment.path)?;
+            segment.file.sync_all().context("sync", &segment.path)?;
+            segment.len = offset;
+        }
+    }
+    if end.position < applied.position || segments.is_empty() && applied.position > Position(0) {
+        return Err(Error::corrupt(format!(
+            "the log ends before position {}, which the index says was durable: segments are missing",
+            applied.position
+        )));
+    }
+    Ok(end)
+}
+
+fn damaged(segment: &SegmentFile, offset: u64, why: &str, until: Option<Position>) -> Error {
+    let until = until.map_or_else(String::new, |p| format!(" up to position {p}"));
+    Error::corrupt(format!(
+        "{} is damaged at offset {offset}: {why}; the commits from position {}{until} are affected",
+        segment.path.display(),
+        segment.position(offset)
+    ))
+}
+
+/// What stands at an offset.
+pub(crate) enum Found {
+    Frame(Box<Frame>),
+    /// Zeros, or the end of the file.
+    End,
+    /// Something else.
+    Bad(&'static str),
+}
+
+/// Reads and verifies the frame at `offset`: checksum, data hash, position and chain.
+pub(crate) fn read_frame(segment: &SegmentFile, offset: u64, previous: &Chain) -> Result<Found> {
+    if offset >= segment.len {
+        return Ok(Found::End);
+    }
+    let mut bytes = [0; HEADER_BYTES];
+    if offset + HEADER_BYTES as u64 > segment.len {
+        return Ok(Found::Bad("the frame is cut short"));
+    }
+    segment
+        .file
+        .read_exact_at(&mut bytes, offset)
+        .context("read", &segment.path)?;
+    if bytes == [0; HEADER_BYTES] {
+        return Ok(Found::End);
+    }
+    let Some(header) = Header::decode(&bytes) else {
+        return Ok(Found::Bad("there is no frame header"));
+    };
+    if offset + header.total() > segment.len {
+        return Ok(Found::Bad("the frame is cut short"));
+    }
+    let data_at = offset + HEADER_BYTES as u64;
+    let mut rows = vec![0; header.rows_len as usize];
+    segment
+        .file
+        .read_exact_at(&mut rows, data_at + u64::from(header.data_len))
+        .context("read", &segment.path)?;
+    if !header.intact(&bytes, &rows) {
+        return Ok(Found::Bad("the frame does not match its checksum"));
+    }
+    if header.position != segment.position(offset) {
+        return Ok(Found::Bad("the frame belongs to another position"));
+    }
+    if header.data_len > 0 && data_hash(segment, data_at, header.data_len)? != header.data_hash {
+        return Ok(Found::Bad("the data does not match its hash"));
+    }
+    if Header::expected_chain(previous, &bytes, &rows) != header.chain {
+        return Ok(Found::Bad("the frame does not continue the one before it"));
+    }
+    match frame::decode_rows(&rows) {
+        Ok(rows) => Ok(Found::Frame(Box::new(Frame {
+            header,
+            rows,
+            segment: segment.id(),
+        }))),
+        Err(_) => Ok(Found::Bad("the frame's rows cannot be decoded")),
+    }
+}
+
+fn data_hash(segment: &SegmentFile, mut at: u64, len: u32) -> Result<[u8; 32]> {
+    let mut hasher = blake3::Hasher::new();
+    let mut buffer = vec![0; (len as usize).min(256 << 10)];
+    let mut left = len as usize;
+    while left > 0 {
+        let n = left.min(buffer.len());
+        segment
+            .file
+            .read_exact_at(&mut buffer[..n], at)
+            .context("read", &segment.path)?;
+        hasher.update(&buffer[..n]);
+        at += n as u64;
+        left -= n;
+    }
+    Ok(*hasher.finalize().as_bytes())
+}
+
+/// Offset of the first intact frame at or after `from` that `wanted` accepts.
+fn any_frame(
+    segment: &SegmentFile,
+    from: u64,
+    wanted: impl Fn(u64, &Header) -> bool,
+) -> Result<Option<u64>> {
+    const WINDOW: usize = 1 << 20;
+    let mut at = from.next_multiple_of(ALIGN as u64);
+    let mut window = vec![0; WINDOW + HEADER_BYTES];
+    while at + HEADER_BYTES as u64 <= segment.len {
+        let n = ((segment.len - at) as usize).min(window.len());
+        segment
+            .file
+            .read_exact_at(&mut window[..n], at)
+            .context("read", &segment.path)?;
+        let mut i = 0;
+        while i + HEADER_BYTES <= n && i < WINDOW {
+            if window[i..i + 4] == *b"ABF1" {
+                let mut bytes = [0; HEADER_BYTES];
+                bytes.copy_from_slice(&window[i..i + HEADER_BYTES]);
+                let here = at + i as u64;
+                if let Some(header) = Header::decode(&bytes)
+                    && here + header.total() <= segment.len
+                    && wanted(here, &header)
+                {
+                    let mut rows = vec![0; header.rows_len as usize];
+                    let rows_at = here + HEADER_BYTES as u64 + u64::from(header.data_len);
+                    segment
+                        .file
+                        .read_exact_at(&mut rows, rows_at)
+                        .context("read", &segment.path)?;
+                    if header.intact(&bytes, &rows) {
+                        return Ok(Some(here));
+                    }
+                }
+            }
+            i += ALIGN;
+        }
+        at += WINDOW as u64;
+    }
+    Ok(None)
+}

@@ -1,0 +1,307 @@
+//! Appending frames and making them durable.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+use rustix::fs::FallocateFlags;
+
+use crate::error::{Error, ErrorKind, IoContext, Result};
+use crate::ids::{FileId, Position};
+use crate::store::sync_dir;
+
+use super::frame::{self, Chain, HEADER_BYTES, Parts};
+use super::segment::{SEGMENT_HEADER_BYTES, SegmentHeader, segment_id, segment_path};
+
+/// The end of the log; owned by whoever holds the engine's commit lock.
+pub(crate) struct LogWriter {
+    dir: PathBuf,
+    store: [u8; 16],
+    term: u32,
+    next_number: u32,
+    segment_bytes: u64,
+    current: Option<Segment>,
+    /// Position of the next frame or segment header.
+    end: Position,
+    chain: Chain,
+    shared: Arc<Durable>,
+}
+
+struct Segment {
+    id: FileId,
+    path: PathBuf,
+    file: Arc<File>,
+    base: Position,
+    offset: u64,
+}
+
+/// Where the next frame's data will stand.
+pub(crate) struct Place {
+    pub segment: FileId,
+    pub data_offset: u64,
+    pub position: Position,
+}
+
+impl LogWriter {
+    pub fn new(
+        dir: PathBuf,
+        store: [u8; 16],
+        term: u32,
+        segment_bytes: u64,
+        end: Position,
+        chain: Chain,
+    ) -> Self {
+        let shared = Arc::new(Durable {
+            appended: AtomicU64::new(end.0),
+            synced: AtomicU64::new(end.0),
+            poisoned: AtomicBool::new(false),
+            file: Mutex::new(None),
+            syncing: Mutex::new(()),
+        });
+        Self {
+            dir,
+            store,
+            term,
+            next_number: 0,
+            segment_bytes,
+            current: None,
+            end,
+            chain,
+            shared,
+        }
+    }
+
+    /// The part that `wait` needs, usable without the commit lock.
+    pub fn durable(&self) -> Arc<Durable> {
+        Arc::clone(&self.shared)
+    }
+
+    /// Chain value of the history so far.
+    pub fn chain(&self) -> Chain {
+        self.chain
+    }
+
+    /// Position behind the last frame.
+    pub fn end(&self) -> Position {
+        self.end
+    }
+
+    /// Says where the data of the next frame will stand; starts a new segment when the current one is
+    /// full (which syncs the old one).
+    pub fn place(&mut self) -> Result<Place> {
+        self.shared.check()?;
+        let full = self
+            .current
+            .as_ref()
+            .is_none_or(|s| s.offset >= self.segment_bytes);
+        if full {
+            self.roll()?;
+        }
+        let segment = self
+            .current
+            .as_ref()
+            .ok_or_else(|| Error::new(ErrorKind::Io, "the log has no segment"))?;
+        Ok(Place {
+            segment: segment.id,
+            data_offset: segment.offset + HEADER_BYTES as u64,
+            position: Position(segment.base.0 + segment.offset),
+        })
+    }
+
+    /// Appends the frame for which [`place`](Self::place) was asked last. On an error nothing was
+    /// appended. Cost: one write; no sync.
+    pub fn append(&mut self, parts: &Parts<'_>, data: &[u8]) -> Result<(Position, Chain)> {
+        let Some(segment) = self.current.as_mut() else {
+            return Err(Error::new(ErrorKind::Io, "the log has no segment"));
+        };
+        let position = Position(segment.base.0 + segment.offset);
+        let durable = Position(self.shared.synced.load(Ordering::Acquire));
+        let (header, chain) = frame::encode_header(parts, position, durable, &self.chain)?;
+        let total = frame::total(data.len(), parts.rows.len());
+        let padding = total as usize - HEADER_BYTES - data.len() - parts.rows.len();
+        let write = || -> std::io::Result<()> {
+            const ZEROS: [u8; frame::ALIGN] = [0; frame::ALIGN];
+            if data.len() <= 64 << 10 {
+                let mut whole = Vec::with_capacity(total as usize);
+                for part in [&header[..], data, parts.rows, &ZEROS[..padding]] {
+                    whole.extend_from_slice(part);
+                }
+                segment.file.write_all_at(&whole, segment.offset)
+            } else {
+                let data_at = segment.offset + HEADER_BYTES as u64;
+                segment.file.write_all_at(data, data_at)?;
+                let mut tail = Vec::with_capacity(parts.rows.len() + padding);
+                tail.extend_from_slice(parts.rows);
+                tail.extend_from_slice(&ZEROS[..padding]);
+                segment
+                    .file
+                    .write_all_at(&tail, data_at + data.len() as u64)?;
+                segment.file.write_all_at(&header, segment.offset)
+            }
+        };
+        if let Err(e) = write() {
+            let error = Error::io("write", &segment.path, &e);
+            // A full disk leaves at most a torn frame, which the next append overwrites and recovery cuts.
+            if error.kind() != ErrorKind::NoSpace {
+                self.shared.poison();
+            }
+            return Err(error);
+        }
+        segment.offset += total;
+        self.end = Position(segment.base.0 + segment.offset);
+        self.chain = chain;
+        self.shared.appended.store(self.end.0, Ordering::Release);
+        Ok((self.end, chain))
+    }
+
+    fn roll(&mut self) -> Result<()> {
+        self.finish_segment()?;
+        let id = segment_id(&self.store, self.term, self.next_number);
+        let path = segment_path(&self.dir, id);
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(&path)
+            .context("create", &path)?;
+        let made = (|| -> Result<()> {
+            // Space taken now is space that a commit cannot fail on later; a file system that cannot
+            // reserve only loses that.
+            let reserved = self.segment_bytes + frame::HEADER_BYTES as u64;
+            match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, reserved) {
+                Ok(()) => {}
+                Err(rustix::io::Errno::NOSPC) => {
+                    return Err(Error::io(
+                        "reserve space for",
+                        &path,
+                        &rustix::io::Errno::NOSPC.into(),
+                    ));
+                }
+                Err(_) => {}
+            }
+            let header = SegmentHeader {
+                id,
+                base: self.end,
+                chain: self.chain,
+            };
+            file.write_all_at(&header.encode(), 0)
+                .context("write", &path)?;
+            file.sync_all().context("sync", &path)?;
+            sync_dir(&self.dir)
+        })();
+        if let Err(e) = made {
+            let _ = std::fs::remove_file(&path);
+            return Err(e);
+        }
+        self.next_number += 1;
+        let file = Arc::new(file);
+        *self.shared.file.lock() = Some(Arc::clone(&file));
+        self.current = Some(Segment {
+            id,
+            path,
+            file,
+            base: self.end,
+            offset: SEGMENT_HEADER_BYTES as u64,
+        });
+        self.end = Position(self.end.0 + SEGMENT_HEADER_BYTES as u64);
+        // Everything before this segment, and its header, is durable.
+        self.shared.appended.store(self.end.0, Ordering::Release);
+        self.shared.synced.store(self.end.0, Ordering::Release);
+        Ok(())
+    }
+
+    /// Syncs the current segment and gives back what it reserved and did not use.
+    fn finish_segment(&mut self) -> Result<()> {
+        let Some(segment) = self.current.as_ref() else {
+            return Ok(());
+        };
+        let _syncing = self.shared.syncing.lock();
+        let finish = segment
+            .file
+            .set_len(segment.offset)
+            .and_then(|()| segment.file.sync_all());
+        if let Err(e) = finish {
+            self.shared.poison();
+            return Err(Error::io("sync", &segment.path, &e));
+        }
+        self.shared.synced.fetch_max(self.end.0, Ordering::AcqRel);
+        *self.shared.file.lock() = None;
+        self.current = None;
+        Ok(())
+    }
+
+    /// Makes everything durable and closes the segment.
+    pub fn close(&mut self) -> Result<()> {
+        self.shared.check()?;
+        self.finish_segment()
+    }
+}
+
+/// How far the log is on disk.
+pub(crate) struct Durable {
+    appended: AtomicU64,
+    synced: AtomicU64,
+    poisoned: AtomicBool,
+    file: Mutex<Option<Arc<File>>>,
+    syncing: Mutex<()>,
+}
+
+impl Durable {
+    /// Fails after a write or sync of the log has failed.
+    pub fn check(&self) -> Result<()> {
+        if self.poisoned.load(Ordering::Acquire) {
+            return Err(Error::new(
+                ErrorKind::Poisoned,
+                "a write or sync of the log failed before: what is on disk is unknown until the store is opened again",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Position behind the last frame.
+    pub fn appended(&self) -> Position {
+        Position(self.appended.load(Ordering::Acquire))
+    }
+
+    /// Refuses everything from now on.
+    pub fn poison(&self) {
+        self.poisoned.store(true, Ordering::Release);
+    }
+
+    /// Returns when everything up to `position` is on disk. Cost: nothing if it is already; otherwise
+    /// one sync, shared by everybody who waits at the same time.
+    pub fn wait(&self, position: Position) -> Result<()> {
+        self.check()?;
+        if self.synced.load(Ordering::Acquire) >= position.0 {
+            return Ok(());
+        }
+        let _syncing = self.syncing.lock();
+        self.check()?;
+        if self.synced.load(Ordering::Acquire) >= position.0 {
+            return Ok(());
+        }
+        // The position is read before the file: a segment that is replaced in between was synced whole.
+        let target = self.appended.load(Ordering::Acquire);
+        let file = self.file.lock().clone();
+        if let Some(file) = file
+            && let Err(e) = file.sync_data()
+        {
+            // After a failed fsync the kernel may have dropped the pages: a second one proves nothing.
+            self.poison();
+            return Err(Error::new(
+                ErrorKind::Poisoned,
+                format!("cannot sync the log: {e}"),
+            ));
+        }
+        self.synced.fetch_max(target, Ordering::AcqRel);
+        Ok(())
+    }
+
+    /// Makes everything appended so far durable.
+    pub fn sync(&self) -> Result<()> {
+        self.wait(Position(self.appended.load(Ordering::Acquire)))
+    }
+}

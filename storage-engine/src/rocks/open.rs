@@ -1,0 +1,97 @@
+//! How the index is opened and read. Every number has its reason beside it.
+
+use std::path::Path;
+
+use rocksdb::{
+    BlockBasedOptions, Cache, DB, DBCompressionType, Options, ReadOptions, SliceTransform,
+};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::index::keys::EPOCH_LEN;
+
+use super::{RECORD, translate};
+
+/// Cache for blocks of the index: the inner levels of a store of a few million files stay in it.
+const BLOCK_CACHE_BYTES: usize = 256 << 20;
+/// RocksDB must not flush by itself (see the module's page), so its limit is far above ours.
+const WRITE_BUFFER_BYTES: usize = 2 << 30;
+
+pub(super) fn open(path: &Path) -> Result<DB> {
+    let mut options = Options::default();
+    options.create_if_missing(true);
+    options.set_write_buffer_size(WRITE_BUFFER_BYTES);
+    // A flush that is slower than the writes leaves several buffers behind; stalling is our limiter's matter.
+    options.set_max_write_buffer_number(8);
+    options.set_prefix_extractor(SliceTransform::create(
+        "record",
+        without_epoch,
+        Some(is_version),
+    ));
+    // Most looks into an ancestor or for a new name find nothing.
+    options.set_memtable_prefix_bloom_ratio(0.02);
+    options.set_max_background_jobs(2);
+    // Handles of all index files; the process has others to keep.
+    options.set_max_open_files(256);
+    options.set_keep_log_file_num(2);
+    options.set_max_log_file_size(1 << 20);
+    options.set_compression_type(DBCompressionType::None);
+    options.set_level_compaction_dynamic_level_bytes(true);
+    options.set_bytes_per_sync(1 << 20);
+    options.set_paranoid_checks(true);
+    let mut table = BlockBasedOptions::default();
+    let cache = Cache::new_lru_cache(BLOCK_CACHE_BYTES)
+        .map_err(|e| translate("make the cache of the index", &e))?;
+    table.set_block_cache(&cache);
+    table.set_bloom_filter(10.0, false);
+    table.set_whole_key_filtering(false);
+    table.set_format_version(5);
+    options.set_block_based_table_factory(&table);
+    DB::open(&options, path).map_err(|e| {
+        let error = translate("open the index", &e);
+        if error.kind() == ErrorKind::Corrupt {
+            return Error::corrupt(format!(
+                "{error}; the index is a view of the log: move {} away and open the store again to rebuild it",
+                path.display()
+            ));
+        }
+        error
+    })
+}
+
+/// All versions of one record share this prefix, which the bloom filters know.
+fn without_epoch(key: &[u8]) -> &[u8] {
+    &key[..key.len() - EPOCH_LEN]
+}
+
+fn is_version(key: &[u8]) -> bool {
+    key.first() == Some(&RECORD) && key.len() > EPOCH_LEN
+}
+
+/// Reads of one record's versions.
+pub(super) fn point_reads() -> ReadOptions {
+    let mut options = ReadOptions::default();
+    options.set_prefix_same_as_start(true);
+    options
+}
+
+/// Ordered scans of everything that starts with `prefix`.
+pub(super) fn scans(prefix: &[u8]) -> ReadOptions {
+    let mut options = ReadOptions::default();
+    options.set_total_order_seek(true);
+    if let Some(end) = successor(prefix) {
+        options.set_iterate_upper_bound(end);
+    }
+    options
+}
+
+/// The smallest key above everything that starts with `prefix`.
+pub(super) fn successor(prefix: &[u8]) -> Option<Vec<u8>> {
+    let mut end = prefix.to_vec();
+    while let Some(last) = end.pop() {
+        if last < u8::MAX {
+            end.push(last + 1);
+            return Some(end);
+        }
+    }
+    None
+}

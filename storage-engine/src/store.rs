@@ -1,0 +1,186 @@
+//! The data directory: its identity, format version and lock.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+
+use crate::clock::IdSource;
+use crate::error::{Error, ErrorKind, IoContext, Result};
+
+/// Newest format of a store that this version reads and writes.
+pub const FORMAT: u32 = 1;
+
+/// `store.json`: what a data directory is.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct StoreFile {
+    pub format: u32,
+    pub store_id: String,
+    /// Writer term: one more with every opening.
+    pub term: u32,
+}
+
+/// Paths below a data directory.
+#[derive(Clone, Debug)]
+pub(crate) struct Layout {
+    pub root: PathBuf,
+}
+
+impl Layout {
+    pub fn store_json(&self) -> PathBuf {
+        self.root.join("store.json")
+    }
+    pub fn lock(&self) -> PathBuf {
+        self.root.join("lock")
+    }
+    pub fn log(&self) -> PathBuf {
+        self.root.join("log")
+    }
+    pub fn objects(&self) -> PathBuf {
+        self.root.join("objects")
+    }
+    pub fn index(&self) -> PathBuf {
+        self.root.join("index")
+    }
+}
+
+/// The lock of a data directory, held as long as this lives.
+pub(crate) struct Lock {
+    _file: File,
+}
+
+/// Takes the lock; fails at once, naming the owner, if another process holds it.
+pub(crate) fn lock(layout: &Layout) -> Result<Lock> {
+    let path = layout.lock();
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path)
+        .context("open", &path)?;
+    if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        let mut owner = String::new();
+        let _ = file.read_to_string(&mut owner);
+        let owner = owner.trim();
+        let by = if owner.is_empty() {
+            "another process".to_owned()
+        } else {
+            format!("process {owner}")
+        };
+        return Err(Error::new(
+            ErrorKind::Locked,
+            format!(
+                "{} is in use by {by}: stop it, or work through it",
+                layout.root.display()
+            ),
+        ));
+    }
+    file.set_len(0).context("truncate", &path)?;
+    file.write_all(format!("{}\n", std::process::id()).as_bytes())
+        .context("write", &path)?;
+    Ok(Lock { _file: file })
+}
+
+/// Reads `store.json`, or makes a new store there if `create` allows it, and starts a new writer term.
+pub(crate) fn open(layout: &Layout, create: bool, ids: &dyn IdSource) -> Result<StoreFile> {
+    let path = layout.store_json();
+    let mut store = match fs::read(&path) {
+        Ok(bytes) => parse(&path, &bytes)?,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound && create => {
+            // A directory with a log or an index but no identity is damaged, not new.
+            for leftover in [layout.log(), layout.index()] {
+                if leftover.exists() {
+                    return Err(Error::corrupt(format!(
+                        "{} exists but {} does not: restore it from a backup",
+                        leftover.display(),
+                        path.display()
+                    )));
+                }
+            }
+            let id = ids.next().context("make an id for", &path)?;
+            StoreFile {
+                format: FORMAT,
+                store_id: hex::encode(id),
+                term: 0,
+            }
+        }
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            return Err(Error::not_found(format!(
+                "a store in {}",
+                layout.root.display()
+            )));
+        }
+        Err(e) => return Err(Error::io("read", &path, &e)),
+    };
+    store.term = store
+        .term
+        .checked_add(1)
+        .ok_or_else(|| Error::corrupt("the writer term is used up"))?;
+    let text = serde_json::to_vec_pretty(&store).map_err(|e| {
+        Error::new(
+            ErrorKind::Io,
+            format!("cannot encode {}: {e}", path.display()),
+        )
+    })?;
+    replace_file(&path, &text)?;
+    for dir in [layout.log(), layout.objects(), layout.index()] {
+        fs::create_dir_all(&dir).context("create", &dir)?;
+    }
+    sync_dir(&layout.root)?;
+    Ok(store)
+}
+
+fn parse(path: &Path, bytes: &[u8]) -> Result<StoreFile> {
+    #[derive(Deserialize)]
+    struct Format {
+        format: u32,
+    }
+    let bad = |e: serde_json::Error| Error::corrupt(format!("{} is damaged: {e}", path.display()));
+    let Format { format } = serde_json::from_slice(bytes).map_err(bad)?;
+    if format > FORMAT {
+        return Err(Error::new(
+            ErrorKind::UnsupportedFormat,
+            format!(
+                "{} says that the store has format {format}; this version knows formats up to {FORMAT}: \
+                 use the version that wrote it, or a newer one",
+                path.display()
+            ),
+        ));
+    }
+    let store: StoreFile = serde_json::from_slice(bytes).map_err(bad)?;
+    store_id(&store)?;
+    Ok(store)
+}
+
+/// The store id as bytes.
+pub(crate) fn store_id(store: &StoreFile) -> Result<[u8; 16]> {
+    let mut id = [0; 16];
+    hex::decode_to_slice(&store.store_id, &mut id).map_err(|_| {
+        Error::corrupt("store.json holds a store id that is not 32 hexadecimal digits")
+    })?;
+    Ok(id)
+}
+
+/// Writes a file so that after a crash it holds either the old content or the new one.
+pub(crate) fn replace_file(path: &Path, content: &[u8]) -> Result<()> {
+    let temporary = path.with_extension("new");
+    let mut file = File::create(&temporary).context("create", &temporary)?;
+    file.write_all(content).context("write", &temporary)?;
+    file.sync_all().context("sync", &temporary)?;
+    fs::rename(&temporary, path).context("replace", path)?;
+    match path.parent() {
+        Some(parent) => sync_dir(parent),
+        None => Ok(()),
+    }
+}
+
+/// Makes the entries of a directory durable.
+pub(crate) fn sync_dir(dir: &Path) -> Result<()> {
+    File::open(dir)
+        .and_then(|d| d.sync_all())
+        .context("sync the directory", dir)
+}
