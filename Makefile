@@ -4,8 +4,10 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .PHONY: help setup run test unit e2e lint bench generate clean
 
-# Whatever the caller's PATH has comes first; the end is where rustup puts cargo.
-export PATH := $(PATH):$(HOME)/.cargo/bin
+# A caller without an environment (cron, a service) has neither. Whatever its PATH has comes first; the end is where
+# rustup puts cargo.
+export HOME ?= $(shell getent passwd "$$(id -u)" | cut -d: -f6)
+export PATH := $(or $(PATH),/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin):$(HOME)/.cargo/bin
 export ANABRANCH_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/anabranch
 
 # ROCKSDB=source builds RocksDB once from the sources in its crate (for systems without Debian's librocksdb-dev).
