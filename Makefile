@@ -22,6 +22,9 @@ CARGO := cargo
 # Cargo.lock is the law: a build that would change it fails.
 LOCKED := --locked
 
+# A test that runs away with memory fails by itself instead of taking the machine with it: 12 GiB for each process.
+CAPPED := ulimit -v 12582912;
+
 help: ## list the targets
 	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
@@ -35,12 +38,12 @@ test: unit e2e ## every test: unit, model, crash, then other people's suites and
 
 unit: ## the tests of the crates alone
 	@./e2e/setup build test
-	$(CARGO) test $(LOCKED) --workspace --exclude e2e --no-fail-fast
+	$(CAPPED) $(CARGO) test $(LOCKED) --workspace --exclude e2e --no-fail-fast
 
 e2e: ## the suites and the real work on mounts made by `anabranch play`
 	@./e2e/setup build test
 	$(CARGO) build $(LOCKED) --workspace --bins
-	$(CARGO) test $(LOCKED) --package e2e --no-fail-fast -- --nocapture --test-threads=1
+	$(CAPPED) $(CARGO) test $(LOCKED) --package e2e --no-fail-fast -- --nocapture --test-threads=1
 
 lint: ## formatting, clippy, documentation, generated files, licences, advisories, shell scripts
 	@./e2e/setup build lint
