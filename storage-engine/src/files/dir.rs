@@ -48,7 +48,10 @@ impl Volume {
                 return Ok(Vec::new());
             };
             start = RecordKey::Dirent(ino, name).encode();
-            start.push(0);
+            // Behind every version of this name: the versions of a name start with its terminating zero.
+            if let Some(last) = start.last_mut() {
+                *last = 1;
+            }
         }
         let mut scan = view.scan(&dirents_of(ino), &start);
         let mut out = Vec::new();
