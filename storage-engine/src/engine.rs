@@ -94,6 +94,8 @@ pub(crate) struct Inner {
     pub structure: Mutex<()>,
     /// The open epoch. Commits hold it shared; closing it takes it alone. Taken before a timeline's state.
     epoch: RwLock<Epoch>,
+    /// The epoch closed last: the newest one that a commit may carry in the log.
+    closed_epoch: Mutex<Epoch>,
     /// Whether anything was committed in the open epoch.
     dirty: AtomicBool,
     pub commit: Mutex<CommitState>,
@@ -222,6 +224,7 @@ impl Engine {
             catalog: RwLock::new(catalog),
             structure: Mutex::new(()),
             epoch: RwLock::new(open_epoch),
+            closed_epoch: Mutex::new(epoch),
             dirty: AtomicBool::new(false),
             commit: Mutex::new(CommitState {
                 log,
@@ -274,10 +277,9 @@ impl Engine {
         self.inner.check_open()?;
         let mut epoch = self.inner.epoch.write();
         if self.inner.dirty.load(Ordering::Acquire) {
-            Ok(self.inner.close_epoch(&mut epoch))
-        } else {
-            Ok(Epoch(epoch.0 - 1))
+            self.inner.close_epoch(&mut epoch);
         }
+        Ok(*self.inner.closed_epoch.lock())
     }
 
     /// The data directory.
@@ -337,6 +339,7 @@ impl Inner {
         let closed = **epoch;
         **epoch = Epoch(self.clock.now().max(closed.0 + 1));
         self.dirty.store(false, Ordering::Release);
+        *self.closed_epoch.lock() = closed;
         closed
     }
 

@@ -17,6 +17,7 @@ mod engine;
 mod error;
 pub mod files;
 mod ids;
+pub mod import;
 mod index;
 mod log;
 mod observe;

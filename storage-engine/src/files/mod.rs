@@ -14,4 +14,6 @@ mod volume;
 mod write;
 mod xattr;
 
+pub(crate) use names::check as check_name;
+
 pub use volume::{Volume, VolumeOptions};

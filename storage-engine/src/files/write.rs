@@ -7,7 +7,7 @@ use crate::index::records::{CHUNK_BYTES, INLINE_BYTES, MAX_FILE_BYTES, NO_OBJECT
 use super::attr::kill_priv;
 use super::chunk;
 use super::read::check_file;
-use super::types::{Caller, WriteOptions};
+use super::types::{Caller, NodeKind, WriteOptions};
 use super::volume::Volume;
 
 /// Longest write in one call in bytes: it is one frame.
@@ -67,7 +67,7 @@ impl Volume {
                 inode.ctime = txn.now();
             }
         }
-        if options.kill_priv {
+        if options.kill_priv && !data.is_empty() {
             kill_priv(&mut inode);
         }
         txn.put_inode(ino, inode);
@@ -96,6 +96,15 @@ impl Volume {
         {
             return Err(Error::invalid("the ranges overlap"));
         }
+        let source = self.attr(from)?;
+        if source.kind != NodeKind::File || self.attr(to)?.kind != NodeKind::File {
+            return Err(Error::invalid("only bytes of regular files are copied"));
+        }
+        if self.read_only() {
+            return Err(Error::new(ErrorKind::ReadOnly, "the volume is read-only"));
+        }
+        // Bounded once: a copy within one file must not follow its own growth.
+        let len = len.min(source.size.saturating_sub(from_offset));
         let step_caller = Caller {
             request: None,
             ..*caller

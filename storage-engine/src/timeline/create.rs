@@ -1,6 +1,8 @@
 //! A new root timeline: an empty directory.
 
-use crate::catalog::{CATALOG_VERSION, Settings, TimelineRecord, check_name, timeline_row};
+use crate::catalog::{
+    CATALOG_VERSION, Catalog, Settings, TimelineRecord, check_name, timeline_row,
+};
 use crate::engine::{Durability, Engine};
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::files::types::{NodeKind, Time};
@@ -36,7 +38,7 @@ impl Engine {
         let inner = &self.inner;
         let _structure = inner.structure.lock();
         if let Some(there) =
-            inner.same_timeline(request.id, &request.name, |t| t.origins.is_empty())?
+            inner.same_timeline(request.id, &request.name, |_, t| t.origins.is_empty())?
         {
             return self.timeline(there);
         }
@@ -102,7 +104,7 @@ impl crate::engine::Inner {
         &self,
         id: Option<TimelineId>,
         name: &str,
-        same: impl Fn(&TimelineRecord) -> bool,
+        same: impl Fn(&Catalog, &TimelineRecord) -> bool,
     ) -> Result<Option<TimelineId>> {
         let catalog = self.catalog.read();
         if let Some(id) = id
@@ -114,7 +116,7 @@ impl crate::engine::Inner {
                     format!("timeline {id} was deleted: ids are not used again"),
                 ));
             }
-            if there.name == name && same(there) {
+            if there.name == name && same(&catalog, there) {
                 return Ok(Some(id));
             }
             return Err(Error::new(

@@ -43,11 +43,13 @@ impl Engine {
     pub fn fork_group(&self, requests: Vec<ForkRequest>) -> Result<Vec<TimelineInfo>> {
         let inner = &self.inner;
         let mut names = HashSet::new();
+        let mut ids = HashSet::new();
         for request in &requests {
             check_name(&request.name)?;
-            if !names.insert(request.name.as_str()) {
+            let repeated_id = request.id.is_some_and(|id| !ids.insert(id));
+            if !names.insert(request.name.as_str()) || repeated_id {
                 return Err(Error::invalid(format!(
-                    "the name {} is asked for twice",
+                    "the name or id of {} is asked for twice",
                     request.name
                 )));
             }
@@ -56,10 +58,10 @@ impl Engine {
         let mut wanted = Vec::with_capacity(requests.len());
         let mut missing = false;
         for request in &requests {
-            let there = inner.same_timeline(request.id, &request.name, |t| {
+            let there = inner.same_timeline(request.id, &request.name, |catalog, t| {
                 t.origins
                     .first()
-                    .is_some_and(|o| same_source(&inner.catalog.read(), o, request.source))
+                    .is_some_and(|o| same_source(catalog, o, request.source))
             })?;
             missing |= there.is_none();
             wanted.push(there);

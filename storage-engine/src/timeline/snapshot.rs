@@ -42,11 +42,13 @@ impl Engine {
     pub fn snapshot_group(&self, requests: Vec<SnapshotRequest>) -> Result<Vec<SnapshotInfo>> {
         let inner = &self.inner;
         let mut names = HashSet::new();
+        let mut ids = HashSet::new();
         for request in &requests {
             check_name(&request.name)?;
-            if !names.insert(request.name.as_str()) {
+            let repeated_id = request.id.is_some_and(|id| !ids.insert(id));
+            if !names.insert(request.name.as_str()) || repeated_id {
                 return Err(Error::invalid(format!(
-                    "the name {} is asked for twice",
+                    "the name or id of {} is asked for twice",
                     request.name
                 )));
             }

@@ -1,0 +1,63 @@
+//! Bringing an existing tree into an empty timeline, many files to a commit.
+//!
+//! An import is not atomic: after a crash in the middle the timeline holds a part of the tree. Callers
+//! mark a timeline as complete when the import has returned, and drop one that has no such mark.
+
+mod builder;
+mod directory;
+mod tar;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::files::Volume;
+use crate::ids::Ino;
+
+/// How far an import is, and at the end what was imported.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ImportProgress {
+    /// Files, directories and others so far.
+    pub entries: u64,
+    /// Bytes of file data so far.
+    pub bytes: u64,
+}
+
+/// Imports a directory: contents, modes, owners, times, extended attributes, hard links, holes, special
+/// files. The timeline's root takes the attributes of the directory itself. Calls `progress` after each
+/// commit. Durable when it returns.
+///
+/// # Errors
+/// `NotEmpty` if the timeline has anything in it; `InvalidArgument` if the store itself stands below the
+/// directory; any error of reading the source names its path. Cost: the tree's bytes and entries once.
+pub fn import_directory(
+    volume: &Volume,
+    source: &std::path::Path,
+    progress: &mut dyn FnMut(&ImportProgress),
+) -> Result<ImportProgress> {
+    require_empty(volume)?;
+    directory::import(volume, source, progress)
+}
+
+/// Imports a tar archive (plain or gzip; ustar, GNU and pax). Paths that lead out of it are refused; a
+/// later entry replaces an earlier one of the same path. Durable when it returns.
+///
+/// # Errors
+/// As [`import_directory`]; `InvalidArgument` for what is no such archive or holds an unsafe path.
+/// Cost: the archive's bytes and entries once.
+pub fn import_tar(
+    volume: &Volume,
+    archive: &std::path::Path,
+    progress: &mut dyn FnMut(&ImportProgress),
+) -> Result<ImportProgress> {
+    require_empty(volume)?;
+    tar::import(volume, archive, progress)
+}
+
+fn require_empty(volume: &Volume) -> Result<()> {
+    if volume.read_dir(Ino::ROOT, 0, 1)?.is_empty() {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::NotEmpty,
+        "the timeline has files already: import into a new one",
+    ))
+}
