@@ -13,6 +13,7 @@ mod catalog;
 mod clock;
 mod codec;
 mod commit;
+mod diff;
 mod engine;
 mod error;
 pub mod files;
@@ -27,6 +28,7 @@ mod timeline;
 
 pub use catalog::{MAX_CATALOG_NAME, Origin, Quota, Settings};
 pub use clock::{Clock, IdSource, RandomIds, SystemClock};
+pub use diff::{Diff, DiffEntry, DiffKind};
 pub use engine::{Durability, Engine, Options, Point};
 pub use error::{Error, ErrorKind, Result};
 pub use files::types::*;

@@ -16,4 +16,5 @@ mod xattr;
 
 pub(crate) use names::check as check_name;
 
+pub(crate) use volume::View;
 pub use volume::{Volume, VolumeOptions};
