@@ -102,7 +102,7 @@ pub(crate) struct SnapshotRecord {
 pub(crate) const CATALOG_VERSION: u8 = 1;
 
 /// The catalog in memory.
-#[derive(Default)]
+#[derive(Default, Clone)]
 pub(crate) struct Catalog {
     pub timelines: HashMap<TimelineId, TimelineRecord>,
     pub snapshots: HashMap<SnapshotId, SnapshotRecord>,

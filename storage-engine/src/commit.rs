@@ -79,7 +79,7 @@ impl<'a> Txn<'a> {
         }
         let seen = lineage::get(&self.engine.index, &self.state.lineage, key)?;
         Ok(seen.map(|s| {
-            let own = self.state.lineage[s.hop].timeline == self.timeline;
+            let own = lineage::is_own(&self.state.lineage, s.hop, self.timeline);
             (s.record, own)
         }))
     }

@@ -275,11 +275,8 @@ impl Engine {
     /// within retention. Returns the newest closed epoch. Cost: constant, no I/O.
     pub fn tick(&self) -> Result<Epoch> {
         self.inner.check_open()?;
-        let mut epoch = self.inner.epoch.write();
-        if self.inner.dirty.load(Ordering::Acquire) {
-            self.inner.close_epoch(&mut epoch);
-        }
-        Ok(*self.inner.closed_epoch.lock())
+        let mut epoch = self.inner.exclusive_epoch();
+        Ok(self.inner.close_if_dirty(&mut epoch))
     }
 
     /// The data directory.
@@ -341,6 +338,23 @@ impl Inner {
         self.dirty.store(false, Ordering::Release);
         *self.closed_epoch.lock() = closed;
         closed
+    }
+
+    /// Closes the epoch if anything was committed in it; returns the newest closed one.
+    pub fn close_if_dirty(&self, epoch: &mut RwLockWriteGuard<'_, Epoch>) -> Epoch {
+        if self.dirty.load(Ordering::Acquire) {
+            self.close_epoch(epoch);
+        }
+        *self.closed_epoch.lock()
+    }
+
+    /// Totals of the timelines that are in memory.
+    pub fn totals_in_memory(&self) -> HashMap<TimelineId, UsageRecord> {
+        let states: Vec<_> = self.live.lock().values().cloned().collect();
+        states
+            .iter()
+            .map(|state| (state.id, state.inner.read().usage))
+            .collect()
     }
 
     /// Appends a frame and applies it. On an error of the log nothing has changed; if the index fails
@@ -480,7 +494,7 @@ impl Inner {
                 },
                 None => 0,
             };
-        let own = if hops[seen.hop].timeline == id {
+        let own = if lineage::is_own(hops, seen.hop, id) {
             usage.own
         } else {
             0

@@ -10,6 +10,7 @@
 
 mod blobs;
 mod catalog;
+mod check;
 mod clock;
 mod codec;
 mod commit;
@@ -27,6 +28,9 @@ mod store;
 mod timeline;
 
 pub use catalog::{MAX_CATALOG_NAME, Origin, Quota, Settings};
+pub use check::{
+    CheckCounts, CheckPhase, CheckProgress, CheckReport, Finding, FindingKind, Place, Severity,
+};
 pub use clock::{Clock, IdSource, RandomIds, SystemClock};
 pub use diff::{Diff, DiffEntry, DiffKind};
 pub use engine::{Durability, Engine, Options, Point};

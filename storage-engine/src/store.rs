@@ -134,7 +134,7 @@ pub(crate) fn open(layout: &Layout, create: bool, ids: &dyn IdSource) -> Result<
     Ok(store)
 }
 
-fn parse(path: &Path, bytes: &[u8]) -> Result<StoreFile> {
+pub(crate) fn parse(path: &Path, bytes: &[u8]) -> Result<StoreFile> {
     #[derive(Deserialize)]
     struct Format {
         format: u32,

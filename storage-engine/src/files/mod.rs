@@ -15,6 +15,5 @@ mod write;
 mod xattr;
 
 pub(crate) use names::check as check_name;
-
 pub(crate) use volume::View;
 pub use volume::{Volume, VolumeOptions};

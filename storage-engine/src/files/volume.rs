@@ -235,6 +235,18 @@ impl Volume {
     }
 }
 
+impl<'a> View<'a> {
+    /// A view of what these hops see; they must not reach into the open epoch.
+    pub fn of(index: &'a Index, files: &'a Blobs, hops: Lineage) -> Self {
+        Self {
+            index,
+            files,
+            hops,
+            _guard: None,
+        }
+    }
+}
+
 impl View<'_> {
     /// A record as this view sees it.
     pub fn get(&self, key: &RecordKey) -> Result<Option<Seen>> {

@@ -21,6 +21,13 @@ pub(crate) struct Hop {
 /// The hops that a read visits, nearest first. Never empty.
 pub(crate) type Lineage = Arc<[Hop]>;
 
+/// Whether what stands in this hop counts as written by `timeline` itself: its own windows do, as far as
+/// no ancestor's lies before them. (A timeline that was restored to a fork of itself reads its older
+/// records as that fork's inheritance.)
+pub(crate) fn is_own(hops: &[Hop], hop: usize, timeline: TimelineId) -> bool {
+    hops.iter().take(hop + 1).all(|h| h.timeline == timeline)
+}
+
 /// A record as a lineage sees it.
 #[derive(Clone, Debug)]
 pub(crate) struct Seen {

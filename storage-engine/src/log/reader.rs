@@ -265,7 +265,8 @@ pub(crate) fn read_frame(segment: &SegmentFile, offset: u64, previous: &Chain) -
     }
 }
 
-fn data_hash(segment: &SegmentFile, mut at: u64, len: u32) -> Result<[u8; 32]> {
+/// Hash of `len` bytes of data at an offset.
+pub(crate) fn data_hash(segment: &SegmentFile, mut at: u64, len: u32) -> Result<[u8; 32]> {
     let mut hasher = blake3::Hasher::new();
     let mut buffer = vec![0; (len as usize).min(256 << 10)];
     let mut left = len as usize;
@@ -283,7 +284,7 @@ fn data_hash(segment: &SegmentFile, mut at: u64, len: u32) -> Result<[u8; 32]> {
 }
 
 /// Offset of the first intact frame at or after `from` that `wanted` accepts.
-fn any_frame(
+pub(crate) fn any_frame(
     segment: &SegmentFile,
     from: u64,
     wanted: impl Fn(u64, &Header) -> bool,

@@ -15,6 +15,7 @@
 //! | `r` | version of a record | timeline, relative key, inverted epoch |
 //! | `y` | answers to requests | connection u64, slot u16 |
 
+mod audit;
 mod open;
 mod scan;
 

@@ -1,0 +1,519 @@
+//! The log against itself and against the index: every frame from the first byte on.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+
+use crate::catalog::Catalog;
+use crate::error::Result;
+use crate::ids::{Epoch, FileId, Position};
+use crate::index::keys::{tag, version_key};
+use crate::log::frame::{self, Chain, HEADER_BYTES, Header, Row};
+use crate::log::reader::{self, SegmentFile};
+use crate::log::segment::{SEGMENT_HEADER_BYTES, SegmentHeader, parse_segment_name};
+
+use super::report::{CheckPhase, FindingKind, Place};
+use super::{Check, Cut};
+
+/// What is carried from frame to frame.
+struct Walk<'c> {
+    /// Where the next frame or segment must begin.
+    at: Position,
+    /// Chain of the frame before; `None` behind damage, where it is not known.
+    chain: Option<Chain>,
+    epoch: Epoch,
+    /// Snapshots by the position that their digest covers.
+    digests: Vec<(u64, &'c crate::catalog::SnapshotRecord)>,
+    next_digest: usize,
+    /// Versions of the running epoch that the index has otherwise: a later frame of the epoch may explain it.
+    open: HashMap<Vec<u8>, Position>,
+    /// The newest row of each catalog key.
+    catalog: HashMap<Vec<u8>, Vec<u8>>,
+    index_readable: bool,
+}
+
+impl Check<'_> {
+    /// Walks the whole log up to the cut. Cost: reads the log once, and one look-up for each row.
+    pub(super) fn check_log(
+        &mut self,
+        cut: &Cut,
+        progress: &mut dyn FnMut(CheckPhase, u64, Option<u64>),
+    ) {
+        let segments = self.list_segments();
+        let mut digests: Vec<_> = cut
+            .catalog
+            .snapshots
+            .values()
+            .filter(|s| s.deleted.is_none())
+            .map(|s| (s.position, s))
+            .collect();
+        digests.sort_by_key(|(position, _)| *position);
+        let mut walk = Walk {
+            at: Position(0),
+            chain: Some([0; 32]),
+            epoch: Epoch::ZERO,
+            digests,
+            next_digest: 0,
+            open: HashMap::new(),
+            catalog: HashMap::new(),
+            index_readable: true,
+        };
+        for n in 0..segments.len() {
+            let segment = &segments[n];
+            // What began at or behind the cut was made while the check runs.
+            if segment.header.base >= cut.end {
+                break;
+            }
+            let until = segments
+                .get(n + 1)
+                .map_or(cut.end, |next| next.header.base.min(cut.end));
+            self.counts.segments += 1;
+            self.check_segment(cut, segment, until, &mut walk, progress);
+        }
+        self.counts.log_bytes = cut.end.0;
+        if walk.at < cut.end {
+            self.findings.error(
+                FindingKind::Log,
+                Place::File {
+                    path: "log".into(),
+                    offset: None,
+                },
+                format!(
+                    "the log ends at position {} where {} is known to have been written: segments are missing or cut short",
+                    walk.at, cut.end
+                ),
+            );
+        } else if walk.chain.is_some_and(|chain| chain != cut.chain) {
+            self.findings.error(
+                FindingKind::Log,
+                Place::File {
+                    path: "log".into(),
+                    offset: None,
+                },
+                "the chain of the frames read does not end where the writer is",
+            );
+        }
+        self.settle(&mut walk);
+        for (_, snapshot) in walk.digests.split_off(walk.next_digest) {
+            self.findings.error(
+                FindingKind::Digest,
+                snapshot_place(snapshot),
+                format!(
+                    "its digest covers the log up to position {}, which was not read",
+                    snapshot.position
+                ),
+            );
+        }
+        self.compare_catalog(cut, &walk.catalog);
+    }
+
+    /// Segments in the order of their positions; what is none is reported.
+    fn list_segments(&mut self) -> Vec<SegmentFile> {
+        let dir = self.inner.layout.log();
+        let mut found = Vec::new();
+        let entries = match fs::read_dir(&dir) {
+            Ok(entries) => entries,
+            Err(e) => {
+                let place = self.file_place(&dir, None);
+                self.findings
+                    .error(FindingKind::Log, place, format!("it cannot be listed: {e}"));
+                return found;
+            }
+        };
+        let mut paths: Vec<_> = entries.filter_map(|e| e.ok().map(|e| e.path())).collect();
+        paths.sort();
+        for path in paths {
+            let place = self.file_place(&path, None);
+            let name = path
+                .file_name()
+                .and_then(|n| n.to_str())
+                .unwrap_or_default();
+            let Some(id) = parse_segment_name(name) else {
+                self.findings
+                    .note(FindingKind::LeftOver, place, "it is no segment of the log");
+                continue;
+            };
+            if id.0[..8] != self.store_id[..8] {
+                self.findings.error(
+                    FindingKind::StoreFile,
+                    place.clone(),
+                    "it belongs to another store than store.json says",
+                );
+            }
+            match open_segment(&path, id) {
+                Ok(segment) => found.push(segment),
+                Err(why) => {
+                    self.findings.error(FindingKind::Log, place, why);
+                }
+            }
+        }
+        found.sort_by_key(|s| s.header.base);
+        found
+    }
+
+    fn check_segment(
+        &mut self,
+        cut: &Cut,
+        segment: &SegmentFile,
+        until: Position,
+        walk: &mut Walk<'_>,
+        progress: &mut dyn FnMut(CheckPhase, u64, Option<u64>),
+    ) {
+        let base = segment.header.base;
+        let start = self.file_place(&segment.path, Some(0));
+        if base != walk.at {
+            let what = if base > walk.at {
+                format!(
+                    "the log before it is missing: positions {} to {base}, with the commits in them",
+                    walk.at
+                )
+            } else {
+                format!(
+                    "it begins at position {base}, where the segment before it goes on to {}",
+                    walk.at
+                )
+            };
+            self.findings.error(FindingKind::Log, start.clone(), what);
+            walk.chain = None;
+        }
+        if walk
+            .chain
+            .is_some_and(|chain| chain != segment.header.chain)
+        {
+            self.findings.error(
+                FindingKind::Log,
+                start,
+                "it does not continue the segment before it: the chain is broken",
+            );
+        }
+        walk.chain = Some(segment.header.chain);
+        let mut offset = SEGMENT_HEADER_BYTES as u64;
+        walk.at = Position(base.0 + offset);
+        self.pass_digests(walk);
+        let stop = until.0.saturating_sub(base.0);
+        while offset < stop {
+            offset = match self.check_frame(cut, segment, offset, stop, walk) {
+                Ok(next) => next,
+                Err(e) => {
+                    let place = self.file_place(&segment.path, Some(offset));
+                    self.findings.error(FindingKind::Log, place, e.to_string());
+                    return;
+                }
+            };
+            walk.at = Position(base.0 + offset);
+            self.pass_digests(walk);
+            progress(CheckPhase::Log, walk.at.0, Some(cut.end.0));
+        }
+    }
+
+    /// Checks the frame at `offset`; says where the next one stands.
+    fn check_frame(
+        &mut self,
+        cut: &Cut,
+        segment: &SegmentFile,
+        offset: u64,
+        stop: u64,
+        walk: &mut Walk<'_>,
+    ) -> Result<u64> {
+        let base = segment.header.base.0;
+        let read =
+            read_head(segment, offset).map_err(|e| crate::Error::io("read", &segment.path, &e))?;
+        let (header, bytes, rows) = match read {
+            Ok(head) => head,
+            Err(why) => {
+                // Looks for where the log goes on.
+                let next = reader::any_frame(segment, offset + frame::ALIGN as u64, |at, h| {
+                    h.position.0 == base + at && at < stop
+                })?
+                .unwrap_or(stop);
+                let place = self.file_place(&segment.path, Some(offset));
+                let at = self.findings.error(
+                    FindingKind::Log,
+                    place,
+                    format!("{why}; {} bytes cannot be read", next - offset),
+                );
+                self.findings.affects(
+                    at,
+                    format!(
+                        "the commits from position {} to {}",
+                        base + offset,
+                        base + next
+                    ),
+                );
+                walk.chain = None;
+                return Ok(next);
+            }
+        };
+        self.counts.frames += 1;
+        let place = self.file_place(&segment.path, Some(offset));
+        let commit = || {
+            format!(
+                "a commit of {} at epoch {}",
+                super::timeline_name(&cut.catalog, header.timeline),
+                header.epoch
+            )
+        };
+        let mut complain = |findings: &mut super::report::Findings, what: String| {
+            let at = findings.error(FindingKind::Log, place.clone(), what);
+            findings.affects(at, commit());
+        };
+        if header.data_len > 0
+            && reader::data_hash(segment, offset + HEADER_BYTES as u64, header.data_len)?
+                != header.data_hash
+        {
+            complain(
+                &mut self.findings,
+                format!(
+                    "the {} bytes of data behind this frame's header do not match their hash",
+                    header.data_len
+                ),
+            );
+        }
+        if walk
+            .chain
+            .is_some_and(|chain| Header::expected_chain(&chain, &bytes, &rows) != header.chain)
+        {
+            complain(
+                &mut self.findings,
+                "the frame does not continue the one before it: the chain is broken".into(),
+            );
+        }
+        walk.chain = Some(header.chain);
+        if header.epoch < walk.epoch {
+            complain(
+                &mut self.findings,
+                format!(
+                    "its epoch {} comes after epoch {}",
+                    header.epoch, walk.epoch
+                ),
+            );
+        }
+        if header.epoch != walk.epoch {
+            self.settle(walk);
+            walk.epoch = header.epoch;
+        }
+        match frame::decode_rows(&rows) {
+            Ok(rows) => {
+                let has_totals =
+                    |r: &Row| matches!(r, Row::Record { key, .. } if key[..] == [tag::USAGE]);
+                if rows.iter().any(|r| matches!(r, Row::Record { .. }))
+                    && !rows.iter().any(has_totals)
+                {
+                    complain(
+                        &mut self.findings,
+                        "it changes a timeline without writing its totals".into(),
+                    );
+                }
+                if walk.index_readable
+                    && let Err(e) = self.compare_rows(&header, &rows, walk)
+                {
+                    walk.index_readable = false;
+                    self.findings.error(
+                        FindingKind::IndexUnreadable,
+                        Place::WholeIndex,
+                        format!("{e}; it was not compared with the log any further"),
+                    );
+                }
+            }
+            Err(e) => complain(&mut self.findings, e.to_string()),
+        }
+        Ok(offset + header.total())
+    }
+
+    /// Compares the rows of a frame with what the index holds.
+    fn compare_rows(&mut self, header: &Header, rows: &[Row], walk: &mut Walk<'_>) -> Result<()> {
+        let mut number = 0;
+        for row in rows {
+            match row {
+                Row::Record { key, value } => {
+                    let full = version_key(header.timeline, key, header.epoch);
+                    let there = self
+                        .inner
+                        .index
+                        .version(header.timeline, key, header.epoch)?;
+                    if there.as_deref() == Some(value) {
+                        walk.open.remove(&full);
+                    } else {
+                        walk.open.insert(full, header.position);
+                    }
+                }
+                Row::Dead { value } => {
+                    let there = self.inner.index.dead_record(
+                        header.timeline,
+                        header.epoch,
+                        header.position,
+                        number,
+                    )?;
+                    if there.as_deref() != Some(value) {
+                        self.findings.error(
+                            FindingKind::IndexDiffers,
+                            Place::WholeIndex,
+                            format!(
+                                "deadlist record {number} of the commit at position {} is not what the log says",
+                                header.position
+                            ),
+                        );
+                    }
+                    number += 1;
+                }
+                Row::Catalog { key, value } => {
+                    walk.catalog.insert(key.clone(), value.clone());
+                }
+                // A later answer may have taken the slot.
+                Row::Reply { .. } => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// No later frame can explain what the index has otherwise.
+    fn settle(&mut self, walk: &mut Walk<'_>) {
+        for (key, position) in walk.open.drain() {
+            self.findings.error(
+                FindingKind::IndexDiffers,
+                key_place("version", &key),
+                format!("it is not what the commit at log position {position} says, or is missing"),
+            );
+        }
+    }
+
+    /// Compares the digests of snapshots whose position has been reached.
+    fn pass_digests(&mut self, walk: &mut Walk<'_>) {
+        while let Some(&(position, snapshot)) = walk.digests.get(walk.next_digest) {
+            if position > walk.at.0 {
+                return;
+            }
+            walk.next_digest += 1;
+            let matches = position == walk.at.0
+                && walk
+                    .chain
+                    .is_some_and(|chain| hex::encode(chain) == snapshot.digest);
+            if !matches {
+                self.findings.error(
+                    FindingKind::Digest,
+                    snapshot_place(snapshot),
+                    format!(
+                        "its digest {} is not that of the log up to position {position}",
+                        snapshot.digest
+                    ),
+                );
+            }
+        }
+    }
+
+    /// The catalog in memory is what the newest rows of the log say.
+    fn compare_catalog(&mut self, cut: &Cut, rows: &HashMap<Vec<u8>, Vec<u8>>) {
+        let mut logged = Catalog::default();
+        for (key, value) in rows {
+            if let Err(e) = logged.load(key, value) {
+                self.findings.error(
+                    FindingKind::Catalog,
+                    key_place("catalog", key),
+                    e.to_string(),
+                );
+            }
+        }
+        for (id, record) in &cut.catalog.timelines {
+            if logged.timelines.get(id) != Some(record) {
+                self.findings.error(
+                    FindingKind::Catalog,
+                    key_place("catalog", &[b"t", &id.0[..]].concat()),
+                    format!("timeline {} is not what the log says", record.name),
+                );
+            }
+        }
+        for (id, record) in &cut.catalog.snapshots {
+            if logged.snapshots.get(id) != Some(record) {
+                self.findings.error(
+                    FindingKind::Catalog,
+                    key_place("catalog", &[b"s", &id.0[..]].concat()),
+                    format!("snapshot {} is not what the log says", record.name),
+                );
+            }
+        }
+        for record in logged.timelines.values() {
+            if !cut.catalog.timelines.contains_key(&record.id) {
+                self.findings.error(
+                    FindingKind::Catalog,
+                    key_place("catalog", &[b"t", &record.id.0[..]].concat()),
+                    format!("the log has timeline {}, the index has not", record.name),
+                );
+            }
+        }
+        for record in logged.snapshots.values() {
+            if !cut.catalog.snapshots.contains_key(&record.id) {
+                self.findings.error(
+                    FindingKind::Catalog,
+                    key_place("catalog", &[b"s", &record.id.0[..]].concat()),
+                    format!("the log has snapshot {}, the index has not", record.name),
+                );
+            }
+        }
+    }
+}
+
+fn snapshot_place(snapshot: &crate::catalog::SnapshotRecord) -> Place {
+    Place::Snapshot {
+        snapshot: snapshot.id,
+        name: snapshot.name.clone(),
+    }
+}
+
+/// A key of the index, shown.
+pub(super) fn key_place(what: &str, key: &[u8]) -> Place {
+    Place::Index {
+        key: format!("{what} {}", hex::encode(key)),
+    }
+}
+
+type Head = (Header, [u8; HEADER_BYTES], Vec<u8>);
+
+/// The header and rows at an offset if they are whole; otherwise why not.
+fn read_head(
+    segment: &SegmentFile,
+    offset: u64,
+) -> std::io::Result<std::result::Result<Head, &'static str>> {
+    let mut bytes = [0; HEADER_BYTES];
+    if offset + HEADER_BYTES as u64 > segment.len {
+        return Ok(Err("the file is cut short"));
+    }
+    segment.file.read_exact_at(&mut bytes, offset)?;
+    let Some(header) = Header::decode(&bytes) else {
+        return Ok(Err("there is no frame header"));
+    };
+    if offset + header.total() > segment.len {
+        return Ok(Err("the frame is cut short, or its length is damaged"));
+    }
+    let mut rows = vec![0; header.rows_len as usize];
+    let rows_at = offset + HEADER_BYTES as u64 + u64::from(header.data_len);
+    segment.file.read_exact_at(&mut rows, rows_at)?;
+    if !header.intact(&bytes, &rows) {
+        return Ok(Err("the frame does not match its checksum"));
+    }
+    if header.position.0 != segment.header.base.0 + offset {
+        return Ok(Err("the frame belongs to another position"));
+    }
+    Ok(Ok((header, bytes, rows)))
+}
+
+/// Opens a segment without changing anything; a text says what is wrong with it.
+fn open_segment(path: &std::path::Path, id: FileId) -> std::result::Result<SegmentFile, String> {
+    let file = File::open(path).map_err(|e| format!("it cannot be opened: {e}"))?;
+    let len = file
+        .metadata()
+        .map_err(|e| format!("it cannot be looked at: {e}"))?
+        .len();
+    let mut bytes = [0; SEGMENT_HEADER_BYTES];
+    file.read_exact_at(&mut bytes, 0)
+        .map_err(|e| format!("its header cannot be read: {e}"))?;
+    let header = SegmentHeader::decode(&bytes).map_err(|e| e.to_string())?;
+    if header.id != id {
+        return Err("its header names another segment: it was renamed".into());
+    }
+    Ok(SegmentFile {
+        path: path.to_owned(),
+        header,
+        file,
+        len,
+    })
+}
