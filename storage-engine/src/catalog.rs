@@ -115,6 +115,19 @@ impl Catalog {
     pub fn load(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
         let bad =
             |e: serde_json::Error| Error::corrupt(format!("a catalog record is damaged: {e}"));
+        #[derive(Deserialize)]
+        struct Layout {
+            v: u8,
+        }
+        let Layout { v } = serde_json::from_slice(value).map_err(bad)?;
+        if v > CATALOG_VERSION {
+            return Err(Error::new(
+                ErrorKind::UnsupportedFormat,
+                format!(
+                    "a catalog record has layout {v}; this version knows layouts up to {CATALOG_VERSION}"
+                ),
+            ));
+        }
         match key.first() {
             Some(&TIMELINE) => self.put_timeline(serde_json::from_slice(value).map_err(bad)?),
             Some(&SNAPSHOT) => self.put_snapshot(serde_json::from_slice(value).map_err(bad)?),

@@ -18,6 +18,8 @@ mod diff;
 mod engine;
 mod error;
 pub mod files;
+#[cfg(test)]
+mod golden;
 mod ids;
 pub mod import;
 mod index;

@@ -253,7 +253,7 @@ impl Check<'_> {
                 header.epoch
             )
         };
-        let mut complain = |findings: &mut super::report::Findings, what: String| {
+        let complain = |findings: &mut super::report::Findings, what: String| {
             let at = findings.error(FindingKind::Log, place.clone(), what);
             findings.affects(at, commit());
         };

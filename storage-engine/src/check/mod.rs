@@ -18,6 +18,8 @@ mod report;
 mod rows;
 mod runs;
 mod states;
+#[cfg(test)]
+mod tests;
 mod tree;
 mod usage;
 

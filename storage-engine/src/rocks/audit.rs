@@ -132,3 +132,30 @@ fn split_dead_key(key: &[u8]) -> Result<DeadKey> {
     r.end()?;
     Ok(parts)
 }
+
+#[cfg(test)]
+impl Index {
+    /// Everything that is stored, as it is.
+    pub fn dump(&self) -> Vec<(Vec<u8>, Vec<u8>)> {
+        let mut all = Vec::new();
+        let mut iter = self.db.raw_iterator_opt(open::scans(&[]));
+        iter.seek_to_first();
+        while let (Some(key), Some(value)) = (iter.key(), iter.value()) {
+            all.push((key.to_vec(), value.to_vec()));
+            iter.next();
+        }
+        all
+    }
+
+    /// Empties a timeline's change list.
+    pub fn remove_changes_of(&self, timeline: TimelineId) {
+        let mut keys = Vec::new();
+        self.audit(&tagged(CHANGE, &timeline.0), |key, _| {
+            keys.push(tagged(CHANGE, key))
+        })
+        .unwrap();
+        for key in keys {
+            self.db.delete_opt(key, &self.write).unwrap();
+        }
+    }
+}
