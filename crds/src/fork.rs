@@ -22,6 +22,7 @@ use crate::time::{At, Epoch};
     category = "anabranch",
     namespaced,
     status = "ForkStatus",
+    scale(spec_replicas_path = ".spec.count", status_replicas_path = ".status.readyCount"),
     derive = "PartialEq",
     doc = "A writable timeline of its own, or a set of them, started from a bucket, a snapshot or another fork. Nothing is copied: it costs what is written into it.",
     validation = &rules::FORK_NAME,

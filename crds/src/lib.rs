@@ -8,22 +8,29 @@
 
 pub mod bucket;
 pub mod conditions;
+pub mod crdfiles;
 pub mod duration;
 pub mod fork;
 pub mod lifetime;
+pub mod manifest;
 pub mod names;
+pub mod object;
 pub mod quantity;
 pub mod rules;
 pub mod schema;
 pub mod snapshot;
 pub mod status;
 pub mod time;
+pub mod validate;
+pub mod yaml;
 
 pub use bucket::{Bucket, BucketSpec, BucketStatus, DeletionPolicy, History, ImportSource, ImportStatus, PathSource};
 pub use duration::Duration;
 pub use fork::{BucketFork, ForkItem, ForkSource, ForkSpec, ForkStatus};
 pub use lifetime::{Lifetime, Quota};
+pub use object::{Kind, Object, ObjectKey};
 pub use quantity::Bytes;
 pub use snapshot::{BucketSnapshot, SnapshotSource, SnapshotSpec, SnapshotStatus};
 pub use status::{Mount, Summary, Usage};
 pub use time::{At, Epoch};
+pub use validate::{FieldError, Validate};

@@ -65,6 +65,9 @@ impl FromStr for Bytes {
             Some((whole, fraction)) => (whole, Some(fraction)),
             None => (number, None),
         };
+        if number.is_empty() && !text.is_empty() {
+            return fail("it does not start with a digit");
+        }
         if whole.is_empty() || whole.len() > 19 {
             return fail("it must have 1 to 19 digits before the point");
         }
