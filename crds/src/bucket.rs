@@ -130,9 +130,6 @@ pub struct BucketStatus {
     /// When the timeline was made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time: Option<Time>,
-    /// The source as it was accepted; a later change of the spec is refused by comparing with it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub source: Option<ImportSource>,
     /// How far the import of the source is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub import: Option<ImportStatus>,

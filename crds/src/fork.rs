@@ -95,6 +95,14 @@ pub struct ForkSource {
     pub at: Option<At>,
 }
 
+impl ForkSource {
+    /// In one line, for people and to recognise the source: `snapshot/base-v1`, `bucket/base@2026-01-31T12:00:00Z`.
+    pub fn describe(&self) -> String {
+        let what = [("bucket", &self.bucket), ("snapshot", &self.snapshot), ("fork", &self.fork)];
+        crate::status::describe_source(&what, self.at.as_ref())
+    }
+}
+
 /// What a BucketFork is.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
@@ -142,9 +150,6 @@ pub struct ForkStatus {
     /// When its lifetime was found to have ended. It is not made again while this stands.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expired_time: Option<Time>,
-    /// The source as it was accepted; a later change of the spec is refused by comparing with it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub source: Option<ForkSource>,
     /// For people: what the columns show. Derived from the rest; programs read the rest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub summary: Option<Summary>,

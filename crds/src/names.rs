@@ -35,10 +35,10 @@ pub const LABEL_NAMESPACE: &str = "anabranch.dev/namespace";
 pub const LABEL_NAME: &str = "anabranch.dev/name";
 /// Label of an engine timeline: the index of the item of a set that it is (decimal); absent without `count`.
 pub const LABEL_INDEX: &str = "anabranch.dev/index";
-/// Label of a bucket's engine timeline: the source whose import into it is complete.
-pub const LABEL_IMPORTED: &str = "anabranch.dev/imported";
-/// Label of a bucket's engine timeline: what happens to it when its Bucket is deleted, `Delete` or `Retain`.
-pub const LABEL_DELETION_POLICY: &str = "anabranch.dev/deletion-policy";
+/// Label of an engine timeline or snapshot: what it was made from, in one line.
+pub const LABEL_SOURCE: &str = "anabranch.dev/source";
+/// Label of a bucket's engine timeline with a source: `pending` until all of the source is in it, then `complete`.
+pub const LABEL_IMPORT: &str = "anabranch.dev/import";
 /// Label of a bucket's engine timeline: `true` when its Bucket is gone and the data was kept (`deletionPolicy: Retain`).
 pub const LABEL_RETAINED: &str = "anabranch.dev/retained";
 

@@ -3,6 +3,15 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+/// A source in one line: `bucket/base@2026-01-31T12:00:00Z`.
+pub(crate) fn describe_source(what: &[(&str, &Option<String>)], at: Option<&crate::At>) -> String {
+    let named = what.iter().find_map(|(kind, name)| Some(format!("{kind}/{}", name.as_deref()?))).unwrap_or_default();
+    match at {
+        Some(at) => format!("{named}@{at}"),
+        None => named,
+    }
+}
+
 /// What a timeline holds, in bytes and numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]

@@ -173,7 +173,7 @@ fn rfc3339(text: &[u8]) -> bool {
             &fraction[count..]
         }
     };
-    zone == b"Z" || digits(b"+00:00", zone)
+    zone == b"Z" || (digits(b"+00:00", zone) && zone[1..3] < b"24"[..] && zone[4..] < b"60"[..])
 }
 
 impl Serialize for At {
@@ -236,6 +236,9 @@ mod tests {
             "99999999999999999999",
             "2026-01-31T12:00:00",
             "2026-01-31T12:00:00.Z",
+            "2026-01-31T12:00:00+24:00",
+            "2026-01-31T12:00:00+01:60",
+            "2026-01-31T12:00:60Z",
             "2026-01-31T12:00:00é",
         ] {
             let error = text.parse::<At>().unwrap_err().to_string();

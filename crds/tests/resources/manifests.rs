@@ -83,7 +83,7 @@ fn every_slip_names_its_field_and_what_is_allowed() {
     refused(&format!("{ok}  quota: {{bytes: 1.5}}\n"), &["spec.quota.bytes", "the number 1.5"]);
     refused(&format!("{ok}  quota: {{bytes: 99999999999999999999}}\n"), &["spec.quota.bytes"]);
     refused(&format!("{ok}  quota: 5\n"), &["spec.quota", "a mapping is expected, not the number 5"]);
-    refused("  source: {bucket: b}\n", &["line 5", "spec.lifetime: lifetime is missing; allowed: a mapping with expireTime, noExpiry, ttl"]);
+    refused("  source: {bucket: b}\n", &["line 4", "spec.lifetime: lifetime is missing; allowed: a mapping with expireTime, noExpiry, ttl"]);
     refused("  source: {bucket: b}\n  lifetime:\n", &["spec.lifetime", "missing"]);
     refused("  lifetime: {ttl: 1h}\n  source: {}\n", &["spec.source: exactly one source", "allowed: one of bucket"]);
     refused("  lifetime: {ttl: 1h}\n  source: {bucket: b, snapshot: null, fork: f}\n", &["exactly one source"]);
