@@ -198,10 +198,16 @@ impl State {
             !ours || wanted(&condition.type_).is_some()
         });
         for type_ in [READY, RECONCILING, STALLED, EXPIRED] {
-            let Some(status) = wanted(type_) else { continue };
-            let found = conditions.iter_mut().find(|condition| condition.type_ == type_);
+            let Some(status) = wanted(type_) else {
+                continue;
+            };
+            let found = conditions
+                .iter_mut()
+                .find(|condition| condition.type_ == type_);
             let since = match &found {
-                Some(condition) if condition.status == status => condition.last_transition_time.clone(),
+                Some(condition) if condition.status == status => {
+                    condition.last_transition_time.clone()
+                }
                 _ => now.clone(),
             };
             let condition = Condition {
@@ -280,10 +286,18 @@ mod tests {
             State::Stalled(Reason::Failed, text()).write(&mut conditions, Some(1), at(0));
             State::Reconciling(Reason::Creating, text()).write(&mut conditions, Some(1), at(0));
             state.write(&mut conditions, Some(2), at(1));
-            assert_eq!(kstatus(Some(2), Some(2), false, &conditions), read, "{conditions:?}");
+            assert_eq!(
+                kstatus(Some(2), Some(2), false, &conditions),
+                read,
+                "{conditions:?}"
+            );
             assert_eq!(kstatus(Some(3), Some(2), false, &conditions), "InProgress");
             assert_eq!(is_true(&conditions, READY), state.is_ready());
-            assert!(conditions.iter().all(|condition| condition.observed_generation == Some(2)));
+            assert!(
+                conditions
+                    .iter()
+                    .all(|condition| condition.observed_generation == Some(2))
+            );
         }
     }
 
@@ -293,9 +307,18 @@ mod tests {
         State::Reconciling(Reason::Creating, "one".into()).write(&mut conditions, Some(1), at(1));
         State::Reconciling(Reason::Importing, "two".into()).write(&mut conditions, Some(1), at(2));
         let reconciling = find(&conditions, RECONCILING).unwrap();
-        assert_eq!((reconciling.last_transition_time.clone(), reconciling.message.as_str()), (at(1), "two"));
+        assert_eq!(
+            (
+                reconciling.last_transition_time.clone(),
+                reconciling.message.as_str()
+            ),
+            (at(1), "two")
+        );
         State::Ready(Reason::Available, "three".into()).write(&mut conditions, Some(1), at(3));
-        assert_eq!(find(&conditions, READY).unwrap().last_transition_time, at(3));
+        assert_eq!(
+            find(&conditions, READY).unwrap().last_transition_time,
+            at(3)
+        );
         assert_eq!(conditions.len(), 1);
     }
 
@@ -305,7 +328,10 @@ mod tests {
         State::Ready(Reason::Available, String::new()).write(&mut conditions, None, at(1));
         conditions[0].type_ = "example.com/Theirs".into();
         State::Expired(Reason::TtlElapsed, String::new()).write(&mut conditions, None, at(2));
-        let types: Vec<_> = conditions.iter().map(|condition| condition.type_.as_str()).collect();
+        let types: Vec<_> = conditions
+            .iter()
+            .map(|condition| condition.type_.as_str())
+            .collect();
         assert_eq!(types, ["example.com/Theirs", EXPIRED]);
     }
 

@@ -6,7 +6,8 @@ use std::path::Path;
 use crate::{schema, yaml};
 
 /// What stands on top of each file.
-const HEADER: &str = "# Generated from the types in crds/src by `cargo run -p crds --bin crdgen`. Do not edit.\n";
+const HEADER: &str =
+    "# Generated from the types in crds/src by `cargo run -p crds --bin crdgen`. Do not edit.\n";
 
 /// The files, by name: `anabranch.dev_buckets.yaml` and so on.
 ///
@@ -15,7 +16,10 @@ const HEADER: &str = "# Generated from the types in crds/src by `cargo run -p cr
 pub fn generate() -> Result<BTreeMap<String, String>, String> {
     let mut files = BTreeMap::new();
     for definition in schema::definitions().map_err(|error| error.to_string())? {
-        let name = format!("{}_{}.yaml", definition.spec.group, definition.spec.names.plural);
+        let name = format!(
+            "{}_{}.yaml",
+            definition.spec.group, definition.spec.names.plural
+        );
         files.insert(name, format!("{HEADER}{}", yaml::to_string(&definition)?));
     }
     Ok(files)
@@ -31,15 +35,26 @@ pub fn compare(files: &BTreeMap<String, String>, folder: &Path) -> Result<(), St
         match std::fs::read_to_string(folder.join(name)) {
             Ok(found) if found == *text => {}
             Ok(found) => {
-                let line = found.lines().zip(text.lines()).take_while(|(found, text)| found == text).count() + 1;
+                let line = found
+                    .lines()
+                    .zip(text.lines())
+                    .take_while(|(found, text)| found == text)
+                    .count()
+                    + 1;
                 wrong.push(format!("{name} differs from line {line} on"));
             }
             Err(error) => wrong.push(format!("{name}: {error}")),
         }
     }
     if let Ok(entries) = std::fs::read_dir(folder) {
-        let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
-        wrong.extend(names.filter(|name| !files.contains_key(name)).map(|name| format!("{name} belongs to no kind")));
+        let names = entries
+            .flatten()
+            .map(|entry| entry.file_name().to_string_lossy().into_owned());
+        wrong.extend(
+            names
+                .filter(|name| !files.contains_key(name))
+                .map(|name| format!("{name} belongs to no kind")),
+        );
     }
     if wrong.is_empty() {
         return Ok(());

@@ -9,8 +9,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// What is allowed where a length of time stands, for messages.
-pub const ALLOWED: &str =
-    "numbers with a unit, one after the other, of ms s m h d w (d is 24h, w is 7d), such as 90m, 24h, 1h30m or 7d";
+pub const ALLOWED: &str = "numbers with a unit, one after the other, of ms s m h d w (d is 24h, w is 7d), such as 90m, 24h, 1h30m or 7d";
 
 /// The same as a regular expression.
 pub const PATTERN: &str = r"^([0-9]{1,9}(\.[0-9]{1,6})?(ms|s|m|h|d|w)){1,6}$";
@@ -48,7 +47,12 @@ impl FromStr for Duration {
     type Err = DurationError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let fail = |why| Err(DurationError { text: text.chars().take(64).collect(), why });
+        let fail = |why| {
+            Err(DurationError {
+                text: text.chars().take(64).collect(),
+                why,
+            })
+        };
         if text.is_empty() {
             return fail("it is empty");
         }
@@ -61,12 +65,16 @@ impl FromStr for Duration {
             if parts > 6 {
                 return fail("it has more than six parts");
             }
-            let number_end = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
+            let number_end = rest
+                .find(|c: char| !c.is_ascii_digit() && c != '.')
+                .unwrap_or(rest.len());
             let (number, tail) = rest.split_at(number_end);
             if number.is_empty() {
                 return fail("a number is missing");
             }
-            let unit_end = tail.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(tail.len());
+            let unit_end = tail
+                .find(|c: char| c.is_ascii_digit() || c == '.')
+                .unwrap_or(tail.len());
             let (unit, tail) = tail.split_at(unit_end);
             if unit.is_empty() {
                 return fail("a unit is missing");
@@ -98,7 +106,10 @@ impl FromStr for Duration {
         }
         let nanos = nanos.min(MAX.as_nanos());
         let seconds = (nanos / 1_000_000_000) as u64;
-        Ok(Duration(time::Duration::new(seconds, (nanos % 1_000_000_000) as u32)))
+        Ok(Duration(time::Duration::new(
+            seconds,
+            (nanos % 1_000_000_000) as u32,
+        )))
     }
 }
 
@@ -127,7 +138,11 @@ impl fmt::Display for Duration {
                 let (millis, nanos) = (nanos / 1_000_000, nanos % 1_000_000);
                 match nanos {
                     0 => write!(f, "{millis}ms"),
-                    _ => write!(f, "{millis}.{}ms", format!("{nanos:06}").trim_end_matches('0')),
+                    _ => write!(
+                        f,
+                        "{millis}.{}ms",
+                        format!("{nanos:06}").trim_end_matches('0')
+                    ),
                 }
             }
         }
@@ -180,9 +195,16 @@ mod tests {
             ("90m", 5400),
             ("1d12h", 36 * HOUR),
         ] {
-            assert_eq!(text.parse::<Duration>(), Ok(Duration(time::Duration::from_secs(seconds))), "{text}");
+            assert_eq!(
+                text.parse::<Duration>(),
+                Ok(Duration(time::Duration::from_secs(seconds))),
+                "{text}"
+            );
         }
-        assert_eq!("250ms".parse::<Duration>(), Ok(Duration(time::Duration::from_millis(250))));
+        assert_eq!(
+            "250ms".parse::<Duration>(),
+            Ok(Duration(time::Duration::from_millis(250)))
+        );
     }
 
     #[test]

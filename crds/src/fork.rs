@@ -98,7 +98,11 @@ pub struct ForkSource {
 impl ForkSource {
     /// In one line, for people and to recognise the source: `snapshot/base-v1`, `bucket/base@2026-01-31T12:00:00Z`.
     pub fn describe(&self) -> String {
-        let what = [("bucket", &self.bucket), ("snapshot", &self.snapshot), ("fork", &self.fork)];
+        let what = [
+            ("bucket", &self.bucket),
+            ("snapshot", &self.snapshot),
+            ("fork", &self.fork),
+        ];
         crate::status::describe_source(&what, self.at.as_ref())
     }
 }

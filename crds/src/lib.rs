@@ -24,7 +24,10 @@ pub mod time;
 pub mod validate;
 pub mod yaml;
 
-pub use bucket::{Bucket, BucketSpec, BucketStatus, DeletionPolicy, History, ImportSource, ImportStatus, PathSource};
+pub use bucket::{
+    Bucket, BucketSpec, BucketStatus, DeletionPolicy, History, ImportSource, ImportStatus,
+    PathSource,
+};
 pub use duration::Duration;
 pub use fork::{BucketFork, ForkItem, ForkSource, ForkSpec, ForkStatus};
 pub use lifetime::{Lifetime, Quota};

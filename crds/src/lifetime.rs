@@ -30,12 +30,18 @@ pub struct Lifetime {
 impl Lifetime {
     /// Kept until its object is deleted.
     pub fn no_expiry() -> Self {
-        Lifetime { no_expiry: Some(true), ..Default::default() }
+        Lifetime {
+            no_expiry: Some(true),
+            ..Default::default()
+        }
     }
 
     /// Kept for this long after it was made.
     pub fn ttl(ttl: std::time::Duration) -> Self {
-        Lifetime { ttl: Some(Duration(ttl)), ..Default::default() }
+        Lifetime {
+            ttl: Some(Duration(ttl)),
+            ..Default::default()
+        }
     }
 }
 

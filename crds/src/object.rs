@@ -51,7 +51,10 @@ impl FromStr for Kind {
     type Err = KindError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Kind::ALL.into_iter().find(|kind| kind.as_str() == text).ok_or_else(|| KindError(text.to_owned()))
+        Kind::ALL
+            .into_iter()
+            .find(|kind| kind.as_str() == text)
+            .ok_or_else(|| KindError(text.to_owned()))
     }
 }
 
@@ -69,7 +72,11 @@ pub struct ObjectKey {
 impl ObjectKey {
     /// The key of an object of this kind, namespace and name.
     pub fn new(kind: Kind, namespace: impl Into<String>, name: impl Into<String>) -> Self {
-        ObjectKey { kind, namespace: namespace.into(), name: name.into() }
+        ObjectKey {
+            kind,
+            namespace: namespace.into(),
+            name: name.into(),
+        }
     }
 }
 
@@ -122,7 +129,10 @@ impl Object {
     /// What tells it from all others; a missing namespace is `default`.
     pub fn key(&self) -> ObjectKey {
         let metadata = self.metadata();
-        let namespace = metadata.namespace.clone().filter(|namespace| !namespace.is_empty());
+        let namespace = metadata
+            .namespace
+            .clone()
+            .filter(|namespace| !namespace.is_empty());
         ObjectKey {
             kind: self.kind(),
             namespace: namespace.unwrap_or_else(|| names::DEFAULT_NAMESPACE.to_owned()),
@@ -143,9 +153,15 @@ impl Validate for Object {
     /// Objects of different kinds are not versions of each other, and any change between them is allowed.
     fn validate_update(old: &Self, new: &Self) -> Vec<FieldError> {
         match (old, new) {
-            (Object::Bucket(old), Object::Bucket(new)) => Validate::validate_update(old.as_ref(), new.as_ref()),
-            (Object::Snapshot(old), Object::Snapshot(new)) => Validate::validate_update(old.as_ref(), new.as_ref()),
-            (Object::Fork(old), Object::Fork(new)) => Validate::validate_update(old.as_ref(), new.as_ref()),
+            (Object::Bucket(old), Object::Bucket(new)) => {
+                Validate::validate_update(old.as_ref(), new.as_ref())
+            }
+            (Object::Snapshot(old), Object::Snapshot(new)) => {
+                Validate::validate_update(old.as_ref(), new.as_ref())
+            }
+            (Object::Fork(old), Object::Fork(new)) => {
+                Validate::validate_update(old.as_ref(), new.as_ref())
+            }
             _ => new.validate(),
         }
     }

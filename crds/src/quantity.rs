@@ -52,8 +52,15 @@ impl FromStr for Bytes {
     type Err = BytesError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let fail = |why| Err(BytesError { text: text.chars().take(64).collect(), why });
-        let number_end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+        let fail = |why| {
+            Err(BytesError {
+                text: text.chars().take(64).collect(),
+                why,
+            })
+        };
+        let number_end = text
+            .find(|c: char| !c.is_ascii_digit() && c != '.')
+            .unwrap_or(text.len());
         let (number, suffix) = text.split_at(number_end);
         let unit = match UNITS.iter().find(|(name, _)| *name == suffix) {
             Some((_, unit)) => *unit,
@@ -92,7 +99,11 @@ impl FromStr for Bytes {
 impl fmt::Display for Bytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let exact = |units: &[(&'static str, u64)]| {
-            units.iter().rev().find(|(_, unit)| self.0 >= *unit && self.0 % unit == 0).copied()
+            units
+                .iter()
+                .rev()
+                .find(|(_, unit)| self.0 >= *unit && self.0 % unit == 0)
+                .copied()
         };
         match exact(&UNITS[..6]).or_else(|| exact(&UNITS[6..])) {
             Some((name, unit)) => write!(f, "{}{name}", self.0 / unit),
@@ -141,15 +152,21 @@ impl<'de> Deserialize<'de> for Bytes {
 
             fn visit_u64<E: de::Error>(self, value: u64) -> Result<Bytes, E> {
                 if value > MAX {
-                    return Err(E::custom(BytesError { text: value.to_string(), why: "it is too large" }));
+                    return Err(E::custom(BytesError {
+                        text: value.to_string(),
+                        why: "it is too large",
+                    }));
                 }
                 Ok(Bytes(value))
             }
 
             fn visit_i64<E: de::Error>(self, value: i64) -> Result<Bytes, E> {
-                u64::try_from(value)
-                    .map(Bytes)
-                    .map_err(|_| E::custom(BytesError { text: value.to_string(), why: "it is negative" }))
+                u64::try_from(value).map(Bytes).map_err(|_| {
+                    E::custom(BytesError {
+                        text: value.to_string(),
+                        why: "it is negative",
+                    })
+                })
             }
 
             fn visit_str<E: de::Error>(self, value: &str) -> Result<Bytes, E> {
@@ -219,13 +236,29 @@ mod tests {
         ] {
             let error = text.parse::<Bytes>().unwrap_err().to_string();
             assert!(error.contains(why), "{text}: {error}");
-            assert!(error.contains("allowed: a whole number of bytes"), "{error}");
+            assert!(
+                error.contains("allowed: a whole number of bytes"),
+                "{error}"
+            );
         }
     }
 
     #[test]
     fn shows_exactly_what_it_reads() {
-        for bytes in [0, 1, 1000, 1023, 1024, 1500, 1 << 30, 3 << 29, 1_500_000, MAX, MAX - 1, 5_000_000_000] {
+        for bytes in [
+            0,
+            1,
+            1000,
+            1023,
+            1024,
+            1500,
+            1 << 30,
+            3 << 29,
+            1_500_000,
+            MAX,
+            MAX - 1,
+            5_000_000_000,
+        ] {
             assert_eq!(Bytes(bytes).to_string().parse::<Bytes>(), Ok(Bytes(bytes)));
         }
         assert_eq!(Bytes(1 << 30).to_string(), "1Gi");

@@ -157,7 +157,11 @@ pub const LIFETIME_TTL: FieldRule = FieldRule {
 };
 
 /// The rules of kind Bucket.
-pub const BUCKET: &[&FieldRule] = &[&BUCKET_NAME, &BUCKET_SOURCE_IMMUTABLE, &IMPORT_SOURCE_ONE_OF];
+pub const BUCKET: &[&FieldRule] = &[
+    &BUCKET_NAME,
+    &BUCKET_SOURCE_IMMUTABLE,
+    &IMPORT_SOURCE_ONE_OF,
+];
 
 /// The rules of kind BucketSnapshot.
 pub const SNAPSHOT: &[&FieldRule] = &[

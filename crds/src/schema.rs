@@ -15,8 +15,7 @@ use crate::{Bucket, BucketFork, BucketSnapshot, duration, names, quantity, time}
 /// Form of the name of an object: a DNS-1123 subdomain.
 pub const NAME_PATTERN: &str = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$";
 /// The same for people.
-pub const NAME_ALLOWED: &str =
-    "lower-case letters, digits, '-' and '.', beginning and ending with a letter or digit, at most 63 characters";
+pub const NAME_ALLOWED: &str = "lower-case letters, digits, '-' and '.', beginning and ending with a letter or digit, at most 63 characters";
 
 /// Schema of a field that names another object.
 pub(crate) fn object_name(_: &mut SchemaGenerator) -> Schema {
@@ -28,7 +27,10 @@ pub(crate) fn object_name(_: &mut SchemaGenerator) -> Schema {
 /// # Errors
 /// Only when the generated schema is not what JSON can hold, which the tests exclude.
 pub fn definitions() -> Result<Vec<CustomResourceDefinition>, serde_json::Error> {
-    [Bucket::crd(), BucketSnapshot::crd(), BucketFork::crd()].into_iter().map(tidy).collect()
+    [Bucket::crd(), BucketSnapshot::crd(), BucketFork::crd()]
+        .into_iter()
+        .map(tidy)
+        .collect()
 }
 
 /// What kube and schemars generate, without what an API server would warn of or read otherwise than meant:
@@ -39,7 +41,11 @@ pub fn definitions() -> Result<Vec<CustomResourceDefinition>, serde_json::Error>
 fn tidy(crd: CustomResourceDefinition) -> Result<CustomResourceDefinition, serde_json::Error> {
     let mut value = serde_json::to_value(crd)?;
     tidy_value(&mut value);
-    for version in value["spec"]["versions"].as_array_mut().into_iter().flatten() {
+    for version in value["spec"]["versions"]
+        .as_array_mut()
+        .into_iter()
+        .flatten()
+    {
         drop_rules(&mut version["schema"]["openAPIV3Schema"]["properties"]["status"]);
     }
     serde_json::from_value(value)
@@ -87,7 +93,10 @@ static SCHEMAS: LazyLock<BTreeMap<String, Value>> = LazyLock::new(|| {
         serde_json::to_value(version.schema.as_ref()?.open_api_v3_schema.as_ref()?).ok()
     };
     let definitions = definitions().unwrap_or_default();
-    definitions.iter().filter_map(|crd| Some((crd.spec.names.kind.clone(), schema(crd)?))).collect()
+    definitions
+        .iter()
+        .filter_map(|crd| Some((crd.spec.names.kind.clone(), schema(crd)?)))
+        .collect()
 });
 
 /// The patterns of the schemas, compiled once.
@@ -107,7 +116,9 @@ static PATTERNS: LazyLock<BTreeMap<String, Regex>> = LazyLock::new(|| {
         }
     }
     let mut patterns = BTreeMap::new();
-    SCHEMAS.values().for_each(|schema| collect(schema, &mut patterns));
+    SCHEMAS
+        .values()
+        .for_each(|schema| collect(schema, &mut patterns));
     if let Ok(regex) = Regex::new(NAME_PATTERN) {
         patterns.insert(NAME_PATTERN.to_owned(), regex);
     }
@@ -142,21 +153,37 @@ const METADATA: [&str; 14] = [
 /// A `null` counts as absent.
 pub fn check_object(kind: &str, object: &Value, errors: &mut Vec<FieldError>) {
     let Some(schema) = of_kind(kind) else {
-        errors.push(FieldError::new("kind", format!("kind {kind} is unknown"), names::KINDS.join(", ")));
+        errors.push(FieldError::new(
+            "kind",
+            format!("kind {kind} is unknown"),
+            names::KINDS.join(", "),
+        ));
         return;
     };
     let Some(object) = object.as_object() else {
-        errors.push(FieldError::new("", "the document is not a mapping", "apiVersion, kind, metadata and spec"));
+        errors.push(FieldError::new(
+            "",
+            "the document is not a mapping",
+            "apiVersion, kind, metadata and spec",
+        ));
         return;
     };
     for field in object.keys() {
         if !["apiVersion", "kind", "metadata", "spec", "status"].contains(&field.as_str()) {
-            errors.push(unknown(field, field, &["apiVersion", "kind", "metadata", "spec"]));
+            errors.push(unknown(
+                field,
+                field,
+                &["apiVersion", "kind", "metadata", "spec"],
+            ));
         }
     }
     check_metadata(object.get("metadata"), errors);
     match object.get("spec") {
-        None | Some(Value::Null) => errors.push(FieldError::new("spec", "spec is missing", spec_fields(schema))),
+        None | Some(Value::Null) => errors.push(FieldError::new(
+            "spec",
+            "spec is missing",
+            spec_fields(schema),
+        )),
         Some(spec) => check(&schema["properties"]["spec"], spec, "spec", errors),
     }
 }
@@ -174,7 +201,11 @@ fn check_metadata(metadata: Option<&Value>, errors: &mut Vec<FieldError>) {
             return;
         }
         Some(other) => {
-            errors.push(FieldError::new("metadata", format!("a mapping is expected, not {}", describe(other)), allowed));
+            errors.push(FieldError::new(
+                "metadata",
+                format!("a mapping is expected, not {}", describe(other)),
+                allowed,
+            ));
             return;
         }
     };
@@ -187,16 +218,29 @@ fn check_metadata(metadata: Option<&Value>, errors: &mut Vec<FieldError>) {
                 match value.as_str() {
                     Some(name) => {
                         // The limit of our kinds is a rule, and said there.
-                        let form = PATTERNS.get(NAME_PATTERN).is_some_and(|pattern| pattern.is_match(name));
-                        if !form || name.len() > limit || (field == "namespace" && name.contains('.')) {
-                            errors.push(FieldError::new(&path, format!("{name:?} is not a {field}"), NAME_ALLOWED));
+                        let form = PATTERNS
+                            .get(NAME_PATTERN)
+                            .is_some_and(|pattern| pattern.is_match(name));
+                        if !form
+                            || name.len() > limit
+                            || (field == "namespace" && name.contains('.'))
+                        {
+                            errors.push(FieldError::new(
+                                &path,
+                                format!("{name:?} is not a {field}"),
+                                NAME_ALLOWED,
+                            ));
                         }
                     }
                     None => errors.push(wrong_type(&path, "string", value)),
                 }
             }
             "generateName" => {
-                errors.push(FieldError::new(&path, "names are not generated here", "metadata.name"));
+                errors.push(FieldError::new(
+                    &path,
+                    "names are not generated here",
+                    "metadata.name",
+                ));
             }
             "labels" | "annotations" => match value.as_object() {
                 Some(map) => {
@@ -209,11 +253,19 @@ fn check_metadata(metadata: Option<&Value>, errors: &mut Vec<FieldError>) {
                 None => errors.push(wrong_type(&path, "object", value)),
             },
             known if METADATA.contains(&known) => {}
-            _ => errors.push(unknown(&path, field, &["name", "namespace", "labels", "annotations"])),
+            _ => errors.push(unknown(
+                &path,
+                field,
+                &["name", "namespace", "labels", "annotations"],
+            )),
         }
     }
     if metadata.get("name").is_none_or(Value::is_null) && !metadata.contains_key("generateName") {
-        errors.push(FieldError::new("metadata.name", "the name is missing", NAME_ALLOWED));
+        errors.push(FieldError::new(
+            "metadata.name",
+            "the name is missing",
+            NAME_ALLOWED,
+        ));
     }
 }
 
@@ -236,7 +288,10 @@ fn check(schema: &Value, value: &Value, path: &str, errors: &mut Vec<FieldError>
         };
         if !holds {
             errors.push(match expected(schema) {
-                Some(allowed) => FieldError { allowed, ..wrong_type(path, type_, value) },
+                Some(allowed) => FieldError {
+                    allowed,
+                    ..wrong_type(path, type_, value)
+                },
                 None => wrong_type(path, type_, value),
             });
             return;
@@ -246,7 +301,11 @@ fn check(schema: &Value, value: &Value, path: &str, errors: &mut Vec<FieldError>
         && !allowed.contains(value)
     {
         let allowed: Vec<_> = allowed.iter().map(describe_value).collect();
-        errors.push(FieldError::new(path, format!("{} is not one of them", describe_value(value)), allowed.join(", ")));
+        errors.push(FieldError::new(
+            path,
+            format!("{} is not one of them", describe_value(value)),
+            allowed.join(", "),
+        ));
         return;
     }
     match value {
@@ -255,7 +314,11 @@ fn check(schema: &Value, value: &Value, path: &str, errors: &mut Vec<FieldError>
             if let Some(max) = schema["maxItems"].as_u64()
                 && items.len() as u64 > max
             {
-                errors.push(FieldError::new(path, format!("{} items are too many", items.len()), format!("at most {max}")));
+                errors.push(FieldError::new(
+                    path,
+                    format!("{} items are too many", items.len()),
+                    format!("at most {max}"),
+                ));
             }
             for (index, item) in items.iter().enumerate() {
                 check(&schema["items"], item, &format!("{path}[{index}]"), errors);
@@ -267,7 +330,12 @@ fn check(schema: &Value, value: &Value, path: &str, errors: &mut Vec<FieldError>
     }
 }
 
-fn check_fields(schema: &Value, map: &serde_json::Map<String, Value>, path: &str, errors: &mut Vec<FieldError>) {
+fn check_fields(
+    schema: &Value,
+    map: &serde_json::Map<String, Value>,
+    path: &str,
+    errors: &mut Vec<FieldError>,
+) {
     let known = fields(schema);
     let others = &schema["additionalProperties"];
     for (field, value) in map {
@@ -279,14 +347,23 @@ fn check_fields(schema: &Value, map: &serde_json::Map<String, Value>, path: &str
             None => errors.push(unknown(&path, field, &known)),
         }
     }
-    for field in schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+    for field in schema["required"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+    {
         if map.get(field).is_none_or(Value::is_null) {
             let schema = &schema["properties"][field];
             let allowed = expected(schema).unwrap_or_else(|| match fields(schema).as_slice() {
                 [] => schema["type"].as_str().unwrap_or("a value").to_owned(),
                 fields => format!("a mapping with {}", fields.join(", ")),
             });
-            errors.push(FieldError::new(&format!("{path}.{field}"), format!("{field} is missing"), allowed));
+            errors.push(FieldError::new(
+                &format!("{path}.{field}"),
+                format!("{field} is missing"),
+                allowed,
+            ));
         }
     }
 }
@@ -303,15 +380,27 @@ fn check_text(schema: &Value, text: &str, path: &str, errors: &mut Vec<FieldErro
     if let Some(max) = schema["maxLength"].as_u64()
         && length > max
     {
-        errors.push(FieldError::new(path, format!("{length} characters are too many"), format!("at most {max}")));
+        errors.push(FieldError::new(
+            path,
+            format!("{length} characters are too many"),
+            format!("at most {max}"),
+        ));
         return;
     }
     if let Some(pattern) = schema["pattern"].as_str() {
-        let matches = PATTERNS.get(pattern).is_some_and(|pattern| pattern.is_match(text));
+        let matches = PATTERNS
+            .get(pattern)
+            .is_some_and(|pattern| pattern.is_match(text));
         // The type's own reading knows best what is wrong; a date that no calendar has passes the pattern.
         let why = match pattern {
-            quantity::PATTERN => text.parse::<quantity::Bytes>().err().map(|error| error.why.to_owned()),
-            duration::PATTERN => text.parse::<duration::Duration>().err().map(|error| error.why.to_owned()),
+            quantity::PATTERN => text
+                .parse::<quantity::Bytes>()
+                .err()
+                .map(|error| error.why.to_owned()),
+            duration::PATTERN => text
+                .parse::<duration::Duration>()
+                .err()
+                .map(|error| error.why.to_owned()),
             time::AT_PATTERN => text.parse::<time::At>().err().map(|error| error.why),
             _ => None,
         };
@@ -320,18 +409,31 @@ fn check_text(schema: &Value, text: &str, path: &str, errors: &mut Vec<FieldErro
                 Some(why) => format!("{text:?} cannot be read: {why}"),
                 None => format!("{text:?} has another form"),
             };
-            errors.push(FieldError::new(path, message, expected(schema).unwrap_or_else(|| pattern.to_owned())));
+            errors.push(FieldError::new(
+                path,
+                message,
+                expected(schema).unwrap_or_else(|| pattern.to_owned()),
+            ));
         }
     }
     if schema["format"] == "date-time"
         && let Err(error) = text.parse::<jiff::Timestamp>()
     {
         let allowed = "an RFC 3339 time such as 2026-01-31T12:00:00Z";
-        errors.push(FieldError::new(path, format!("{text:?} is not a time: {error}"), allowed));
+        errors.push(FieldError::new(
+            path,
+            format!("{text:?} is not a time: {error}"),
+            allowed,
+        ));
     }
 }
 
-fn check_number(schema: &Value, number: &serde_json::Number, path: &str, errors: &mut Vec<FieldError>) {
+fn check_number(
+    schema: &Value,
+    number: &serde_json::Number,
+    path: &str,
+    errors: &mut Vec<FieldError>,
+) {
     let integer = schema["type"] == "integer" || schema["x-kubernetes-int-or-string"] == true;
     let value = number.as_f64().unwrap_or(f64::NAN);
     let (min, max) = (schema["minimum"].as_f64(), schema["maximum"].as_f64());
@@ -343,13 +445,22 @@ fn check_number(schema: &Value, number: &serde_json::Number, path: &str, errors:
             (None, Some(max)) => format!("at most {max}"),
             (None, None) => "a number of 64 bits".to_owned(),
         };
-        errors.push(FieldError::new(path, format!("{number} is out of range"), allowed));
+        errors.push(FieldError::new(
+            path,
+            format!("{number} is out of range"),
+            allowed,
+        ));
     }
 }
 
 /// The fields that a schema of a mapping knows.
 fn fields(schema: &Value) -> Vec<&str> {
-    schema["properties"].as_object().into_iter().flatten().map(|(name, _)| name.as_str()).collect()
+    schema["properties"]
+        .as_object()
+        .into_iter()
+        .flatten()
+        .map(|(name, _)| name.as_str())
+        .collect()
 }
 
 /// What people may write where a schema stands, when there is more to say than its type.
@@ -366,7 +477,10 @@ fn expected(schema: &Value) -> Option<String> {
 }
 
 fn unknown(path: &str, field: &str, known: &[&str]) -> FieldError {
-    let near = known.iter().map(|known| (distance(field, known), known)).min();
+    let near = known
+        .iter()
+        .map(|known| (distance(field, known), known))
+        .min();
     let message = match near {
         Some((distance, known)) if distance <= 2 || known.eq_ignore_ascii_case(field) => {
             format!("the field {field} is unknown; is {known} meant?")
@@ -399,13 +513,20 @@ fn wrong_type(path: &str, type_: &str, value: &Value) -> FieldError {
     let (expected, allowed) = match type_ {
         "object" => ("a mapping", "field: value lines, indented below"),
         "array" => ("a list", "lines that begin with '- '"),
-        "string" => ("a text", "a text; put it in quotes if it looks like a number, true, false or null"),
+        "string" => (
+            "a text",
+            "a text; put it in quotes if it looks like a number, true, false or null",
+        ),
         "boolean" => ("true or false", "true, false"),
         "integer" => ("a whole number", "a whole number without quotes"),
         "integer or string" => ("a whole number or a text", quantity::ALLOWED),
         _ => ("a number", "a number without quotes"),
     };
-    FieldError::new(path, format!("{expected} is expected, not {}", describe(value)), allowed)
+    FieldError::new(
+        path,
+        format!("{expected} is expected, not {}", describe(value)),
+        allowed,
+    )
 }
 
 fn describe(value: &Value) -> String {

@@ -5,7 +5,10 @@ use serde::{Deserialize, Serialize};
 
 /// A source in one line: `bucket/base@2026-01-31T12:00:00Z`.
 pub(crate) fn describe_source(what: &[(&str, &Option<String>)], at: Option<&crate::At>) -> String {
-    let named = what.iter().find_map(|(kind, name)| Some(format!("{kind}/{}", name.as_deref()?))).unwrap_or_default();
+    let named = what
+        .iter()
+        .find_map(|(kind, name)| Some(format!("{kind}/{}", name.as_deref()?)))
+        .unwrap_or_default();
     match at {
         Some(at) => format!("{named}@{at}"),
         None => named,

@@ -76,8 +76,7 @@ impl JsonSchema for Epoch {
 }
 
 /// What is allowed in `at:`, for messages.
-pub const AT_ALLOWED: &str =
-    "an RFC 3339 time such as 2026-01-31T12:00:00Z, or an epoch: Unix nanoseconds as a quoted decimal number";
+pub const AT_ALLOWED: &str = "an RFC 3339 time such as 2026-01-31T12:00:00Z, or an epoch: Unix nanoseconds as a quoted decimal number";
 
 /// The same as a regular expression. The times that it lets through and that are none (the 31st of February) are refused
 /// by a CEL rule.
@@ -104,7 +103,10 @@ impl At {
 
 impl From<Epoch> for At {
     fn from(epoch: Epoch) -> Self {
-        At { text: epoch.to_string(), epoch }
+        At {
+            text: epoch.to_string(),
+            epoch,
+        }
     }
 }
 
@@ -128,10 +130,18 @@ impl FromStr for At {
     type Err = AtError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let fail = |why: String| Err(AtError { text: text.chars().take(64).collect(), why });
+        let fail = |why: String| {
+            Err(AtError {
+                text: text.chars().take(64).collect(),
+                why,
+            })
+        };
         if text.bytes().all(|byte| byte.is_ascii_digit()) {
             return match text.parse() {
-                Ok(epoch) if text.len() <= 19 => Ok(At { text: text.to_owned(), epoch }),
+                Ok(epoch) if text.len() <= 19 => Ok(At {
+                    text: text.to_owned(),
+                    epoch,
+                }),
                 _ => fail("a number of 1 to 19 digits is expected".to_owned()),
             };
         }
@@ -139,7 +149,10 @@ impl FromStr for At {
             return fail("the form is another".to_owned());
         }
         match text.parse::<Timestamp>() {
-            Ok(time) if time.as_nanosecond() >= 0 => Ok(At { text: text.to_owned(), epoch: Epoch::of(time) }),
+            Ok(time) if time.as_nanosecond() >= 0 => Ok(At {
+                text: text.to_owned(),
+                epoch: Epoch::of(time),
+            }),
             Ok(_) => fail("it is before 1970".to_owned()),
             Err(error) => fail(error.to_string()),
         }
@@ -166,7 +179,10 @@ fn rfc3339(text: &[u8]) -> bool {
     let zone = match tail.strip_prefix(b".") {
         None => tail,
         Some(fraction) => {
-            let count = fraction.iter().take_while(|byte| byte.is_ascii_digit()).count();
+            let count = fraction
+                .iter()
+                .take_while(|byte| byte.is_ascii_digit())
+                .count();
             if !(1..=9).contains(&count) {
                 return false;
             }
@@ -250,7 +266,10 @@ mod tests {
     fn epoch_is_a_decimal_text() {
         let epoch = Epoch(1_764_183_335_000_000_001);
         assert_eq!(serde_json::to_value(epoch).unwrap(), "1764183335000000001");
-        assert_eq!(serde_json::from_str::<Epoch>("\"1764183335000000001\"").unwrap(), epoch);
+        assert_eq!(
+            serde_json::from_str::<Epoch>("\"1764183335000000001\"").unwrap(),
+            epoch
+        );
         assert!("+1".parse::<Epoch>().is_err());
         assert_eq!(Epoch::of(epoch.timestamp()), epoch);
     }

@@ -28,7 +28,12 @@ pub struct FieldError {
 impl FieldError {
     /// An error that is not of a rule.
     pub(crate) fn new(path: &str, message: impl Into<String>, allowed: impl Into<String>) -> Self {
-        FieldError { path: path.to_owned(), message: message.into(), allowed: allowed.into(), rule: None }
+        FieldError {
+            path: path.to_owned(),
+            message: message.into(),
+            allowed: allowed.into(),
+            rule: None,
+        }
     }
 }
 
@@ -87,10 +92,22 @@ impl Checks {
     }
 
     fn lifetime(&mut self, lifetime: &Lifetime) {
-        let said = [lifetime.ttl.is_some(), lifetime.expire_time.is_some(), lifetime.no_expiry.is_some()];
+        let said = [
+            lifetime.ttl.is_some(),
+            lifetime.expire_time.is_some(),
+            lifetime.no_expiry.is_some(),
+        ];
         self.rule(&rules::LIFETIME_ONE_OF, "", count(&said) == 1);
-        self.rule(&rules::LIFETIME_NO_EXPIRY, "noExpiry", lifetime.no_expiry != Some(false));
-        self.rule(&rules::LIFETIME_TTL, "ttl", lifetime.ttl.is_none_or(|ttl| !ttl.0.is_zero()));
+        self.rule(
+            &rules::LIFETIME_NO_EXPIRY,
+            "noExpiry",
+            lifetime.no_expiry != Some(false),
+        );
+        self.rule(
+            &rules::LIFETIME_TTL,
+            "ttl",
+            lifetime.ttl.is_none_or(|ttl| !ttl.0.is_zero()),
+        );
     }
 }
 
@@ -101,16 +118,28 @@ fn count(said: &[bool]) -> usize {
 impl Validate for Bucket {
     fn validate(&self) -> Vec<FieldError> {
         let mut checks = Checks::of(names::KIND_BUCKET, self);
-        checks.rule(&rules::BUCKET_NAME, "metadata.name", self.name_any().len() <= names::NAME_MAX);
+        checks.rule(
+            &rules::BUCKET_NAME,
+            "metadata.name",
+            self.name_any().len() <= names::NAME_MAX,
+        );
         if let Some(source) = &self.spec.source {
-            checks.rule(&rules::IMPORT_SOURCE_ONE_OF, "", source.directory.is_some() != source.tar.is_some());
+            checks.rule(
+                &rules::IMPORT_SOURCE_ONE_OF,
+                "",
+                source.directory.is_some() != source.tar.is_some(),
+            );
         }
         checks.0
     }
 
     fn validate_update(old: &Self, new: &Self) -> Vec<FieldError> {
         let mut checks = Checks(new.validate());
-        checks.rule(&rules::BUCKET_SOURCE_IMMUTABLE, "source", old.spec.source == new.spec.source);
+        checks.rule(
+            &rules::BUCKET_SOURCE_IMMUTABLE,
+            "source",
+            old.spec.source == new.spec.source,
+        );
         checks.0
     }
 }
@@ -118,9 +147,17 @@ impl Validate for Bucket {
 impl Validate for BucketSnapshot {
     fn validate(&self) -> Vec<FieldError> {
         let mut checks = Checks::of(names::KIND_SNAPSHOT, self);
-        checks.rule(&rules::SNAPSHOT_NAME, "metadata.name", self.name_any().len() <= names::NAME_MAX);
+        checks.rule(
+            &rules::SNAPSHOT_NAME,
+            "metadata.name",
+            self.name_any().len() <= names::NAME_MAX,
+        );
         let source = &self.spec.source;
-        checks.rule(&rules::SNAPSHOT_SOURCE_ONE_OF, "", source.bucket.is_some() != source.fork.is_some());
+        checks.rule(
+            &rules::SNAPSHOT_SOURCE_ONE_OF,
+            "",
+            source.bucket.is_some() != source.fork.is_some(),
+        );
         // An `at` that is no time cannot be read into the type at all.
         checks.lifetime(&self.spec.lifetime);
         checks.0
@@ -128,7 +165,11 @@ impl Validate for BucketSnapshot {
 
     fn validate_update(old: &Self, new: &Self) -> Vec<FieldError> {
         let mut checks = Checks(new.validate());
-        checks.rule(&rules::SNAPSHOT_SOURCE_IMMUTABLE, "source", old.spec.source == new.spec.source);
+        checks.rule(
+            &rules::SNAPSHOT_SOURCE_IMMUTABLE,
+            "source",
+            old.spec.source == new.spec.source,
+        );
         checks.0
     }
 }
@@ -137,11 +178,19 @@ impl Validate for BucketFork {
     fn validate(&self) -> Vec<FieldError> {
         let mut checks = Checks::of(names::KIND_FORK, self);
         let name = self.name_any();
-        checks.rule(&rules::FORK_NAME, "metadata.name", name.len() + suffix_len(self.spec.count) <= names::NAME_MAX);
+        checks.rule(
+            &rules::FORK_NAME,
+            "metadata.name",
+            name.len() + suffix_len(self.spec.count) <= names::NAME_MAX,
+        );
         let source = &self.spec.source;
         let itself = source.fork.as_deref() == Some(name.as_str());
         checks.rule(&rules::FORK_NOT_OF_ITSELF, "spec.source.fork", !itself);
-        let said = [source.bucket.is_some(), source.snapshot.is_some(), source.fork.is_some()];
+        let said = [
+            source.bucket.is_some(),
+            source.snapshot.is_some(),
+            source.fork.is_some(),
+        ];
         checks.rule(&rules::FORK_SOURCE_ONE_OF, "", count(&said) == 1);
         checks.lifetime(&self.spec.lifetime);
         checks.0
@@ -149,8 +198,16 @@ impl Validate for BucketFork {
 
     fn validate_update(old: &Self, new: &Self) -> Vec<FieldError> {
         let mut checks = Checks(new.validate());
-        checks.rule(&rules::FORK_SOURCE_IMMUTABLE, "source", old.spec.source == new.spec.source);
-        checks.rule(&rules::FORK_COUNT_FORM, "count", old.spec.count.is_some() == new.spec.count.is_some());
+        checks.rule(
+            &rules::FORK_SOURCE_IMMUTABLE,
+            "source",
+            old.spec.source == new.spec.source,
+        );
+        checks.rule(
+            &rules::FORK_COUNT_FORM,
+            "count",
+            old.spec.count.is_some() == new.spec.count.is_some(),
+        );
         checks.0
     }
 }

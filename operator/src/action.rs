@@ -99,7 +99,9 @@ impl Action {
                 forks => format!("fork {} timelines", forks.len()),
             },
             Action::Snapshot { name, .. } => format!("take {name}"),
-            Action::Mount { namespace, name, .. } => format!("mount {namespace}/{name}"),
+            Action::Mount {
+                namespace, name, ..
+            } => format!("mount {namespace}/{name}"),
             Action::Unmount { path, .. } => format!("unmount {path}"),
             Action::UpdateSettings { .. } => "change settings".to_owned(),
             Action::DeleteTimeline { timeline } => format!("delete timeline {timeline}"),

@@ -52,7 +52,9 @@ impl Failure {
     pub fn next(&self) -> Timestamp {
         let pause = match self.kind {
             FailureKind::Retry => {
-                let doubled = 1u32.checked_shl(self.attempts.saturating_sub(1)).unwrap_or(u32::MAX);
+                let doubled = 1u32
+                    .checked_shl(self.attempts.saturating_sub(1))
+                    .unwrap_or(u32::MAX);
                 PAUSE_FIRST.saturating_mul(doubled).min(PAUSE_MAX)
             }
             _ => PAUSE_MAX,
@@ -63,7 +65,9 @@ impl Failure {
     /// The state of an object that this keeps from being what it should.
     pub fn state(&self) -> State {
         let reason = match self.kind {
-            FailureKind::Retry => return State::Reconciling(Reason::Retrying, self.message.clone()),
+            FailureKind::Retry => {
+                return State::Reconciling(Reason::Retrying, self.message.clone());
+            }
             FailureKind::NeedsHelp => Reason::Failed,
             FailureKind::Import => Reason::ImportFailed,
             FailureKind::OutOfRetention => Reason::OutOfRetention,
@@ -81,10 +85,26 @@ pub struct Failures(BTreeMap<ObjectKey, Failure>);
 
 impl Failures {
     /// Notes that an action for an object failed.
-    pub fn note(&mut self, key: &ObjectKey, generation: Option<i64>, kind: FailureKind, message: &str, now: Timestamp) {
-        let before = self.0.get(key).filter(|before| before.generation == generation);
+    pub fn note(
+        &mut self,
+        key: &ObjectKey,
+        generation: Option<i64>,
+        kind: FailureKind,
+        message: &str,
+        now: Timestamp,
+    ) {
+        let before = self
+            .0
+            .get(key)
+            .filter(|before| before.generation == generation);
         let attempts = before.map_or(0, |before| before.attempts).saturating_add(1);
-        let failure = Failure { kind, message: message.to_owned(), generation, attempts, last: now };
+        let failure = Failure {
+            kind,
+            message: message.to_owned(),
+            generation,
+            attempts,
+            last: now,
+        };
         self.0.insert(key.clone(), failure);
     }
 
@@ -95,12 +115,16 @@ impl Failures {
 
     /// The failure that stands in the way of this generation of an object.
     pub fn of(&self, key: &ObjectKey, generation: Option<i64>) -> Option<&Failure> {
-        self.0.get(key).filter(|failure| failure.generation == generation)
+        self.0
+            .get(key)
+            .filter(|failure| failure.generation == generation)
     }
 }
 
 /// Whether conditions say that somebody's help is needed.
-pub(crate) fn stalled(conditions: &[k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition]) -> Option<&str> {
+pub(crate) fn stalled(
+    conditions: &[k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition],
+) -> Option<&str> {
     conditions::find(conditions, conditions::STALLED)
         .filter(|condition| condition.status == "True")
         .map(|condition| condition.reason.as_str())
@@ -118,9 +142,19 @@ mod tests {
         let mut pauses = Vec::new();
         for _ in 0..40 {
             failures.note(&key, Some(1), FailureKind::Retry, "disk full", now);
-            pauses.push(failures.of(&key, Some(1)).unwrap().next().duration_since(now).as_millis());
+            pauses.push(
+                failures
+                    .of(&key, Some(1))
+                    .unwrap()
+                    .next()
+                    .duration_since(now)
+                    .as_millis(),
+            );
         }
-        assert_eq!(pauses[..8], [500, 1000, 2000, 4000, 8000, 16_000, 30_000, 30_000]);
+        assert_eq!(
+            pauses[..8],
+            [500, 1000, 2000, 4000, 8000, 16_000, 30_000, 30_000]
+        );
         assert!(pauses[8..].iter().all(|pause| *pause == 30_000));
         assert_eq!(failures.of(&key, Some(2)), None);
         failures.note(&key, Some(2), FailureKind::Retry, "disk full", now);

@@ -16,7 +16,12 @@ impl Id {
     pub fn derive(kind: Kind, uid: &str, index: Option<u32>, generation: i64) -> Self {
         let mut hash = blake3::Hasher::new();
         hash.update(b"anabranch.dev/id/v1");
-        for part in [kind.as_str(), uid, &index.map(|index| index.to_string()).unwrap_or_default(), &generation.to_string()] {
+        for part in [
+            kind.as_str(),
+            uid,
+            &index.map(|index| index.to_string()).unwrap_or_default(),
+            &generation.to_string(),
+        ] {
             hash.update(&(part.len() as u64).to_be_bytes());
             hash.update(part.as_bytes());
         }

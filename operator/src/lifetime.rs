@@ -22,7 +22,12 @@ pub enum Standing {
 
 /// Decides how a lifetime stands now. `created`: when the data was made; `expired`: when it was found out before that the
 /// lifetime had ended, which no later change of the lifetime undoes, because the data is gone.
-pub fn decide(lifetime: &Lifetime, created: Option<Timestamp>, expired: Option<Timestamp>, now: Timestamp) -> Standing {
+pub fn decide(
+    lifetime: &Lifetime,
+    created: Option<Timestamp>,
+    expired: Option<Timestamp>,
+    now: Timestamp,
+) -> Standing {
     let end = end(lifetime, created);
     let reason = match lifetime.ttl {
         Some(_) => Reason::TtlElapsed,
@@ -32,18 +37,33 @@ pub fn decide(lifetime: &Lifetime, created: Option<Timestamp>, expired: Option<T
     match (expired, end) {
         (Some(since), _) => {
             let message = match (lifetime.ttl, &lifetime.expire_time) {
-                (Some(ttl), _) => format!("the ttl of {ttl} ended, and the data was freed; {again}"),
-                (None, Some(time)) => format!("expireTime {} passed, and the data was freed; {again}", time.0),
-                (None, None) => format!("the lifetime ended before it was changed, and the data was freed; {again}"),
+                (Some(ttl), _) => {
+                    format!("the ttl of {ttl} ended, and the data was freed; {again}")
+                }
+                (None, Some(time)) => format!(
+                    "expireTime {} passed, and the data was freed; {again}",
+                    time.0
+                ),
+                (None, None) => format!(
+                    "the lifetime ended before it was changed, and the data was freed; {again}"
+                ),
             };
-            Standing::Ended { since, reason, message }
+            Standing::Ended {
+                since,
+                reason,
+                message,
+            }
         }
         (None, Some(end)) if end <= now => {
             let message = match lifetime.ttl {
                 Some(ttl) => format!("the ttl of {ttl} ended at {end}; {again}"),
                 None => format!("expireTime {end} passed; {again}"),
             };
-            Standing::Ended { since: now, reason, message }
+            Standing::Ended {
+                since: now,
+                reason,
+                message,
+            }
         }
         (None, end) => Standing::Lives(end),
     }
@@ -72,9 +92,15 @@ mod tests {
     #[test]
     fn lifetimes_end_when_they_say() {
         let ttl = Lifetime::ttl(Duration::from_secs(10));
-        let until = Lifetime { expire_time: Some(at(110).into()), ..Default::default() };
+        let until = Lifetime {
+            expire_time: Some(at(110).into()),
+            ..Default::default()
+        };
         let ever = Lifetime::no_expiry();
-        let long = Lifetime { ttl: Some("999999999d".parse().unwrap()), ..Default::default() };
+        let long = Lifetime {
+            ttl: Some("999999999d".parse().unwrap()),
+            ..Default::default()
+        };
         let lives = |until: Option<i64>| Standing::Lives(until.map(at));
         for (lifetime, created, now, standing) in [
             (&ttl, None, 1_000, lives(None)),
@@ -84,12 +110,22 @@ mod tests {
             (&ever, Some(100), 1_000_000, lives(None)),
             (&long, Some(100), 1_000_000, lives(None)),
         ] {
-            assert_eq!(decide(lifetime, created.map(at), None, at(now)), standing, "{lifetime:?}");
+            assert_eq!(
+                decide(lifetime, created.map(at), None, at(now)),
+                standing,
+                "{lifetime:?}"
+            );
         }
-        for (lifetime, created, reason) in
-            [(&ttl, Some(100), Reason::TtlElapsed), (&until, None, Reason::ExpireTimePassed)]
-        {
-            let Standing::Ended { since, reason: found, .. } = decide(lifetime, created.map(at), None, at(110)) else {
+        for (lifetime, created, reason) in [
+            (&ttl, Some(100), Reason::TtlElapsed),
+            (&until, None, Reason::ExpireTimePassed),
+        ] {
+            let Standing::Ended {
+                since,
+                reason: found,
+                ..
+            } = decide(lifetime, created.map(at), None, at(110))
+            else {
                 panic!("{lifetime:?} lives");
             };
             assert_eq!((since, found), (at(110), reason));
@@ -98,7 +134,10 @@ mod tests {
 
     #[test]
     fn what_has_expired_stays_expired_whatever_the_lifetime_says_now() {
-        for lifetime in [Lifetime::no_expiry(), Lifetime::ttl(Duration::from_secs(1_000_000))] {
+        for lifetime in [
+            Lifetime::no_expiry(),
+            Lifetime::ttl(Duration::from_secs(1_000_000)),
+        ] {
             let standing = decide(&lifetime, Some(at(0)), Some(at(50)), at(60));
             assert!(matches!(standing, Standing::Ended { since, .. } if since == at(50)));
         }

@@ -26,17 +26,23 @@ pub struct Observed {
 impl Observed {
     /// The live timeline of a name.
     pub fn timeline_named(&self, name: &str) -> Option<&Timeline> {
-        self.timelines.values().find(|timeline| timeline.name == name)
+        self.timelines
+            .values()
+            .find(|timeline| timeline.name == name)
     }
 
     /// The live snapshot of a name.
     pub fn snapshot_named(&self, name: &str) -> Option<&Snapshot> {
-        self.snapshots.values().find(|snapshot| snapshot.name == name)
+        self.snapshots
+            .values()
+            .find(|snapshot| snapshot.name == name)
     }
 
     /// Where a timeline or snapshot is mounted.
     pub fn mounts_of(&self, target: Id) -> impl Iterator<Item = &Mount> {
-        self.mounts.iter().filter(move |mount| mount.target == target)
+        self.mounts
+            .iter()
+            .filter(move |mount| mount.target == target)
     }
 }
 

@@ -19,7 +19,12 @@ pub fn engine_name(kind: Kind, namespace: &str, name: &str, index: Option<u32>) 
 }
 
 /// The labels of what belongs to an object and was made from this source.
-pub fn labels(key: &ObjectKey, uid: &str, index: Option<u32>, source: &str) -> BTreeMap<String, String> {
+pub fn labels(
+    key: &ObjectKey,
+    uid: &str,
+    index: Option<u32>,
+    source: &str,
+) -> BTreeMap<String, String> {
     let mut labels = BTreeMap::from([
         (names::LABEL_OWNER.to_owned(), uid.to_owned()),
         (names::LABEL_KIND.to_owned(), key.kind.as_str().to_owned()),
@@ -37,7 +42,11 @@ pub fn labels(key: &ObjectKey, uid: &str, index: Option<u32>, source: &str) -> B
 /// of the objects from a backup, or when a bucket's data was retained, the data is taken over.
 pub fn key_of(labels: &BTreeMap<String, String>) -> Option<ObjectKey> {
     let kind = labels.get(names::LABEL_KIND)?.parse().ok()?;
-    Some(ObjectKey::new(kind, labels.get(names::LABEL_NAMESPACE)?, labels.get(names::LABEL_NAME)?))
+    Some(ObjectKey::new(
+        kind,
+        labels.get(names::LABEL_NAMESPACE)?,
+        labels.get(names::LABEL_NAME)?,
+    ))
 }
 
 /// The index of a fork of a set.
@@ -47,12 +56,17 @@ pub fn index_of(labels: &BTreeMap<String, String>) -> Option<u32> {
 
 /// What it was made from; empty when that is unknown.
 pub fn source_of(labels: &BTreeMap<String, String>) -> &str {
-    labels.get(names::LABEL_SOURCE).map(String::as_str).unwrap_or_default()
+    labels
+        .get(names::LABEL_SOURCE)
+        .map(String::as_str)
+        .unwrap_or_default()
 }
 
 /// Whether it is data of a Bucket that is gone, kept by its deletion policy.
 pub fn is_retained(labels: &BTreeMap<String, String>) -> bool {
-    labels.get(names::LABEL_RETAINED).is_some_and(|retained| retained == "true")
+    labels
+        .get(names::LABEL_RETAINED)
+        .is_some_and(|retained| retained == "true")
 }
 
 /// The labels that something has, with ours brought to what they should be; labels of others stay.
@@ -70,6 +84,11 @@ pub(crate) fn merged(
         names::LABEL_IMPORT,
         names::LABEL_RETAINED,
     ];
-    let others = found.iter().filter(|(label, _)| !OURS.contains(&label.as_str()));
-    others.chain(wanted).map(|(label, value)| (label.clone(), value.clone())).collect()
+    let others = found
+        .iter()
+        .filter(|(label, _)| !OURS.contains(&label.as_str()));
+    others
+        .chain(wanted)
+        .map(|(label, value)| (label.clone(), value.clone()))
+        .collect()
 }

@@ -29,7 +29,12 @@ pub struct Peers(BTreeMap<ObjectKey, Peer>);
 impl Peers {
     /// What plans need to know of these objects. Costs one pass over them.
     pub fn of<'a>(objects: impl IntoIterator<Item = &'a Object>) -> Self {
-        Peers(objects.into_iter().map(|object| (object.key(), Peer::of(object))).collect())
+        Peers(
+            objects
+                .into_iter()
+                .map(|object| (object.key(), Peer::of(object)))
+                .collect(),
+        )
     }
 
     /// One object.
@@ -48,7 +53,11 @@ impl Peers {
     }
 
     /// The BucketFork that makes the fork of this name: the object itself, or the set of which it is one.
-    pub fn maker_of_fork(&self, namespace: &str, name: &str) -> Option<(ObjectKey, Option<u32>, &Peer)> {
+    pub fn maker_of_fork(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> Option<(ObjectKey, Option<u32>, &Peer)> {
         let key = ObjectKey::new(Kind::Fork, namespace, name);
         if let Some(peer) = self.get(&key)
             && peer.count.is_none()
@@ -73,15 +82,19 @@ impl Peer {
     /// What plans need to know of an object.
     pub fn of(object: &Object) -> Self {
         let (conditions, expired): (&[Condition], bool) = match object {
-            Object::Bucket(object) => (object.status.as_ref().map_or(&[], |status| &status.conditions), false),
-            Object::Snapshot(object) => object
-                .status
-                .as_ref()
-                .map_or((&[], false), |status| (&status.conditions, status.expired_time.is_some())),
-            Object::Fork(object) => object
-                .status
-                .as_ref()
-                .map_or((&[], false), |status| (&status.conditions, status.expired_time.is_some())),
+            Object::Bucket(object) => (
+                object
+                    .status
+                    .as_ref()
+                    .map_or(&[], |status| &status.conditions),
+                false,
+            ),
+            Object::Snapshot(object) => object.status.as_ref().map_or((&[], false), |status| {
+                (&status.conditions, status.expired_time.is_some())
+            }),
+            Object::Fork(object) => object.status.as_ref().map_or((&[], false), |status| {
+                (&status.conditions, status.expired_time.is_some())
+            }),
         };
         let fork = match object {
             Object::Fork(fork) => Some(&fork.spec),

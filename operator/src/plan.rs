@@ -6,9 +6,9 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 
 use crate::action::Action;
+use crate::id::Id;
 use crate::observed::{Mount, Observed};
 use crate::peers::Peers;
-use crate::id::Id;
 use crate::{bucket, fork, snapshot};
 
 /// What is decided on: the present, as it was reported.
@@ -141,12 +141,19 @@ impl Draft {
 }
 
 pub(crate) fn unmount(mount: &Mount) -> Action {
-    Action::Unmount { target: mount.target, path: mount.path.clone() }
+    Action::Unmount {
+        target: mount.target,
+        path: mount.path.clone(),
+    }
 }
 
 /// The uid of an object; its name, where there is no API server that gives uids.
 pub(crate) fn uid(metadata: &ObjectMeta, key: &ObjectKey) -> String {
-    metadata.uid.clone().filter(|uid| !uid.is_empty()).unwrap_or_else(|| format!("{}/{}", key.namespace, key.name))
+    metadata
+        .uid
+        .clone()
+        .filter(|uid| !uid.is_empty())
+        .unwrap_or_else(|| format!("{}/{}", key.namespace, key.name))
 }
 
 /// The state of an object that does not hold to its rules; none when it does.
@@ -172,19 +179,39 @@ pub(crate) fn source_changed(made_from: &str, asked_for: &str) -> State {
 }
 
 fn or_nothing(source: &str) -> &str {
-    if source.is_empty() { "no source" } else { source }
+    if source.is_empty() {
+        "no source"
+    } else {
+        source
+    }
 }
 
 /// The state of an object whose name in the engine belongs to something else.
-pub(crate) fn name_taken(name: &str, owner: Option<&ObjectKey>, peers: &Peers) -> (State, Option<Wait>) {
+pub(crate) fn name_taken(
+    name: &str,
+    owner: Option<&ObjectKey>,
+    peers: &Peers,
+) -> (State, Option<Wait>) {
     match owner {
         Some(owner) if peers.get(owner).is_some_and(|peer| peer.deleting) => {
             let why = format!("{name} still belongs to {owner}, which is being deleted");
-            (State::Reconciling(Reason::WaitingForName, why.clone()), Some(Wait { on: owner.clone(), why }))
+            (
+                State::Reconciling(Reason::WaitingForName, why.clone()),
+                Some(Wait {
+                    on: owner.clone(),
+                    why,
+                }),
+            )
         }
         Some(owner) => {
             let message = format!("{name} belongs to {owner}; rename one of the two objects");
-            (State::Stalled(Reason::NameTaken, message), Some(Wait { on: owner.clone(), why: "has the name".to_owned() }))
+            (
+                State::Stalled(Reason::NameTaken, message),
+                Some(Wait {
+                    on: owner.clone(),
+                    why: "has the name".to_owned(),
+                }),
+            )
         }
         None => {
             let message = format!(
@@ -208,7 +235,10 @@ pub(crate) fn lost(what: &str) -> State {
 
 /// The state while pods have mounted what is to be freed.
 pub(crate) fn in_use(what: &str, pod: &str) -> State {
-    State::Reconciling(Reason::InUse, format!("{what} is mounted by pod {pod}; it is freed when that pod ends"))
+    State::Reconciling(
+        Reason::InUse,
+        format!("{what} is mounted by pod {pod}; it is freed when that pod ends"),
+    )
 }
 
 /// A time for a status: to the second, as statuses are kept, the second that has passed.

@@ -19,33 +19,58 @@ pub(crate) struct Source<'a> {
 impl<'a> Source<'a> {
     /// The first source that is named; validation has made sure that it is the only one.
     fn first(named: [(Kind, &'a Option<String>); 3], at: &'a Option<At>) -> Option<Self> {
-        let (kind, name) = named.into_iter().find_map(|(kind, name)| Some((kind, name.as_deref()?)))?;
-        Some(Source { kind, name, at: at.as_ref() })
+        let (kind, name) = named
+            .into_iter()
+            .find_map(|(kind, name)| Some((kind, name.as_deref()?)))?;
+        Some(Source {
+            kind,
+            name,
+            at: at.as_ref(),
+        })
     }
 
     pub(crate) fn of_snapshot(source: &'a SnapshotSource) -> Option<Self> {
-        let named = [(Kind::Bucket, &source.bucket), (Kind::Fork, &source.fork), (Kind::Snapshot, &None)];
+        let named = [
+            (Kind::Bucket, &source.bucket),
+            (Kind::Fork, &source.fork),
+            (Kind::Snapshot, &None),
+        ];
         Source::first(named, &source.at)
     }
 
     pub(crate) fn of_fork(source: &'a ForkSource) -> Option<Self> {
-        let named = [(Kind::Bucket, &source.bucket), (Kind::Snapshot, &source.snapshot), (Kind::Fork, &source.fork)];
+        let named = [
+            (Kind::Bucket, &source.bucket),
+            (Kind::Snapshot, &source.snapshot),
+            (Kind::Fork, &source.fork),
+        ];
         Source::first(named, &source.at)
     }
 }
 
 /// Finds the point of a source for an object; without one, the draft says what is awaited or wrong.
-pub(crate) fn resolve(source: &Source<'_>, object: &ObjectKey, world: &World<'_>, draft: &mut Draft) -> Option<Point> {
+pub(crate) fn resolve(
+    source: &Source<'_>,
+    object: &ObjectKey,
+    world: &World<'_>,
+    draft: &mut Draft,
+) -> Option<Point> {
     if let Some(at) = source.at
         && at.epoch().timestamp() > world.now
     {
         draft.wake(at.epoch().timestamp());
-        draft.state = State::Reconciling(Reason::WaitingForTime, format!("waits until {at}, which spec.source.at asks for"));
+        draft.state = State::Reconciling(
+            Reason::WaitingForTime,
+            format!("waits until {at}, which spec.source.at asks for"),
+        );
         return None;
     }
     let name = engine_name(source.kind, &object.namespace, source.name, None);
     let found = match source.kind {
-        Kind::Snapshot => world.observed.snapshot_named(&name).map(|snapshot| (snapshot.id, None, &snapshot.labels)),
+        Kind::Snapshot => world
+            .observed
+            .snapshot_named(&name)
+            .map(|snapshot| (snapshot.id, None, &snapshot.labels)),
         Kind::Bucket | Kind::Fork => world
             .observed
             .timeline_named(&name)
@@ -56,7 +81,10 @@ pub(crate) fn resolve(source: &Source<'_>, object: &ObjectKey, world: &World<'_>
         missing(source, object, world, draft);
         return None;
     };
-    if labels.get(names::LABEL_IMPORT).is_some_and(|import| import != "complete") {
+    if labels
+        .get(names::LABEL_IMPORT)
+        .is_some_and(|import| import != "complete")
+    {
         let on = ObjectKey::new(source.kind, &object.namespace, source.name);
         wait(draft, on, "is still importing its source", world);
         return None;
@@ -82,7 +110,11 @@ fn of_snapshot_at(id: Id, at: &At, world: &World<'_>, draft: &mut Draft) -> Opti
         );
         return None;
     }
-    Some(if at.epoch() == snapshot.epoch { Point::Snapshot(id) } else { Point::At(snapshot.timeline, at.epoch()) })
+    Some(if at.epoch() == snapshot.epoch {
+        Point::Snapshot(id)
+    } else {
+        Point::At(snapshot.timeline, at.epoch())
+    })
 }
 
 /// Says why a source is not in the store.
@@ -92,22 +124,39 @@ fn missing(source: &Source<'_>, object: &ObjectKey, world: &World<'_>, draft: &m
         if let Some(cycle) = cycle(source.name, object, world) {
             draft.state = State::Stalled(
                 Reason::SourceUnavailable,
-                format!("forks that are made from each other can never begin: {cycle}; give one of them another source"),
+                format!(
+                    "forks that are made from each other can never begin: {cycle}; give one of them another source"
+                ),
             );
             return;
         }
         match world.peers.maker_of_fork(&object.namespace, source.name) {
             Some((set, Some(index), peer)) if peer.count.is_some_and(|count| index >= count) => {
                 let count = peer.count.unwrap_or_default();
-                wait(draft, set, &format!("has {count} forks, and fork {index} is asked for"), world);
+                wait(
+                    draft,
+                    set,
+                    &format!("has {count} forks, and fork {index} is asked for"),
+                    world,
+                );
                 return;
             }
             Some((set, _, _)) => return wait(draft, set, "is not there yet", world),
-            None if world.peers.get(&direct).is_some_and(|peer| peer.count.is_some()) => {
-                draft.waits.push(Wait { on: direct.clone(), why: "is a set".to_owned() });
+            None if world
+                .peers
+                .get(&direct)
+                .is_some_and(|peer| peer.count.is_some()) =>
+            {
+                draft.waits.push(Wait {
+                    on: direct.clone(),
+                    why: "is a set".to_owned(),
+                });
                 draft.state = State::Stalled(
                     Reason::SourceUnavailable,
-                    format!("{direct} is a set of forks; name one of them in spec.source.fork: {}-0", source.name),
+                    format!(
+                        "{direct} is a set of forks; name one of them in spec.source.fork: {}-0",
+                        source.name
+                    ),
                 );
                 return;
             }
@@ -123,7 +172,9 @@ fn wait(draft: &mut Draft, on: ObjectKey, why: &str, world: &World<'_>) {
     draft.state = match peer {
         Some(peer) if peer.expired => State::Stalled(
             Reason::SourceUnavailable,
-            format!("{on} has expired and its data was freed; make it again, or make this object from another source"),
+            format!(
+                "{on} has expired and its data was freed; make it again, or make this object from another source"
+            ),
         ),
         Some(peer) if peer.deleting => State::Reconciling(
             Reason::WaitingForSource,
@@ -134,11 +185,20 @@ fn wait(draft: &mut Draft, on: ObjectKey, why: &str, world: &World<'_>) {
                 Reason::WaitingForSource,
                 format!("waits for {on}, which {why} and needs somebody's help ({reason})"),
             ),
-            None => State::Reconciling(Reason::WaitingForSource, format!("waits for {on}, which {why}")),
+            None => State::Reconciling(
+                Reason::WaitingForSource,
+                format!("waits for {on}, which {why}"),
+            ),
         },
-        None => State::Reconciling(Reason::WaitingForSource, format!("waits for {on}, which does not exist")),
+        None => State::Reconciling(
+            Reason::WaitingForSource,
+            format!("waits for {on}, which does not exist"),
+        ),
     };
-    draft.waits.push(Wait { on, why: why.to_owned() });
+    draft.waits.push(Wait {
+        on,
+        why: why.to_owned(),
+    });
 }
 
 /// Follows forks that are made from forks, from the source of an object back to the object: `a <- b <- a`.

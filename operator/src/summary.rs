@@ -9,7 +9,12 @@ use crate::observed::Mount;
 use crate::plan::{Options, second};
 
 /// A summary of what every kind has.
-pub(crate) fn summary(state: &State, source: String, usage: Option<&Usage>, mounts: &[crds::Mount]) -> Summary {
+pub(crate) fn summary(
+    state: &State,
+    source: String,
+    usage: Option<&Usage>,
+    mounts: &[crds::Mount],
+) -> Summary {
     let message = state.message();
     Summary {
         source: (!source.is_empty()).then_some(source),
@@ -38,7 +43,11 @@ pub(crate) fn mounted(mounts: &[crds::Mount]) -> Option<String> {
 }
 
 /// When something expires: the time, `never` or `expired`; nothing while that is not known.
-pub(crate) fn expires(lifetime: &crds::Lifetime, end: Option<Timestamp>, expired: bool) -> Option<String> {
+pub(crate) fn expires(
+    lifetime: &crds::Lifetime,
+    end: Option<Timestamp>,
+    expired: bool,
+) -> Option<String> {
     match end {
         _ if expired => Some("expired".to_owned()),
         Some(end) => Some(second(end).0.to_string()),

@@ -15,7 +15,9 @@ fn main() -> ExitCode {
         match argument.to_str() {
             Some("--check") => check = true,
             Some("--help" | "-h") => {
-                println!("usage: crdgen [--check] [FOLDER]\nwrites the CustomResourceDefinitions; --check only compares");
+                println!(
+                    "usage: crdgen [--check] [FOLDER]\nwrites the CustomResourceDefinitions; --check only compares"
+                );
                 return ExitCode::SUCCESS;
             }
             Some(option) if option.starts_with('-') => {

@@ -122,26 +122,49 @@ fn read_document(index: usize, node: &yaml::Node) -> Document {
         Ok(kind) => read_object(kind, value).map_err(|found| errors(ErrorSort::Field, found)),
         Err((sort, error)) => Err(errors(sort, vec![error])),
     };
-    Document { index, line: node.line, key, result }
+    Document {
+        index,
+        line: node.line,
+        key,
+        result,
+    }
 }
 
 fn key_of(value: &Value) -> Option<ObjectKey> {
     let kind = value["kind"].as_str()?.parse().ok()?;
-    let name = value["metadata"]["name"].as_str().filter(|name| !name.is_empty())?;
-    let namespace = value["metadata"]["namespace"].as_str().filter(|namespace| !namespace.is_empty());
-    Some(ObjectKey::new(kind, namespace.unwrap_or(names::DEFAULT_NAMESPACE), name))
+    let name = value["metadata"]["name"]
+        .as_str()
+        .filter(|name| !name.is_empty())?;
+    let namespace = value["metadata"]["namespace"]
+        .as_str()
+        .filter(|namespace| !namespace.is_empty());
+    Some(ObjectKey::new(
+        kind,
+        namespace.unwrap_or(names::DEFAULT_NAMESPACE),
+        name,
+    ))
 }
 
 /// The kind of a document of ours.
 fn kind_of(value: &Value) -> Result<Kind, (ErrorSort, FieldError)> {
     if !value.is_object() {
-        let error = FieldError::new("", "the document is not a mapping", "apiVersion, kind, metadata and spec");
+        let error = FieldError::new(
+            "",
+            "the document is not a mapping",
+            "apiVersion, kind, metadata and spec",
+        );
         return Err((ErrorSort::Syntax, error));
     }
     let text = |field: &str, allowed: &str| match &value[field] {
         Value::String(text) if !text.is_empty() => Ok(text.as_str()),
-        Value::Null => Err((ErrorSort::Field, FieldError::new(field, format!("{field} is missing"), allowed))),
-        _ => Err((ErrorSort::Field, FieldError::new(field, format!("{field} is not a text"), allowed))),
+        Value::Null => Err((
+            ErrorSort::Field,
+            FieldError::new(field, format!("{field} is missing"), allowed),
+        )),
+        _ => Err((
+            ErrorSort::Field,
+            FieldError::new(field, format!("{field} is not a text"), allowed),
+        )),
     };
     let kinds = names::KINDS.join(", ");
     let version = text("apiVersion", names::API_VERSION)?;
@@ -156,10 +179,20 @@ fn kind_of(value: &Value) -> Result<Kind, (ErrorSort, FieldError)> {
     }
     if group == names::GROUP || (ours.is_ok() && !group.contains('.')) {
         let message = format!("the version {version} is unknown");
-        return Err((ErrorSort::Field, FieldError::new("apiVersion", message, names::API_VERSION)));
+        return Err((
+            ErrorSort::Field,
+            FieldError::new("apiVersion", message, names::API_VERSION),
+        ));
     }
     let message = format!("{kind} of {version} is an object of another product");
-    Err((ErrorSort::Foreign, FieldError::new("kind", message, format!("{kinds} of {}", names::API_VERSION))))
+    Err((
+        ErrorSort::Foreign,
+        FieldError::new(
+            "kind",
+            message,
+            format!("{kinds} of {}", names::API_VERSION),
+        ),
+    ))
 }
 
 fn read_object(kind: Kind, mut value: Value) -> Result<Object, Vec<FieldError>> {
@@ -169,7 +202,9 @@ fn read_object(kind: Kind, mut value: Value) -> Result<Object, Vec<FieldError>> 
         // The status is the controller's to write; in a manifest it is ignored, as by the API server.
         fields.remove("status");
         if let Some(metadata) = fields.get_mut("metadata").and_then(Value::as_object_mut)
-            && metadata.get("namespace").is_none_or(|namespace| namespace.is_null() || namespace == "")
+            && metadata
+                .get("namespace")
+                .is_none_or(|namespace| namespace.is_null() || namespace == "")
         {
             metadata.insert("namespace".to_owned(), names::DEFAULT_NAMESPACE.into());
         }
@@ -182,8 +217,17 @@ fn read_object(kind: Kind, mut value: Value) -> Result<Object, Vec<FieldError>> 
     match object {
         Ok(object) => {
             // What the schema says of it is known already, more precisely: the type has lost what it does not know.
-            errors.extend(object.validate().into_iter().filter(|error| error.rule.is_some()));
-            if errors.is_empty() { Ok(object) } else { Err(errors) }
+            errors.extend(
+                object
+                    .validate()
+                    .into_iter()
+                    .filter(|error| error.rule.is_some()),
+            );
+            if errors.is_empty() {
+                Ok(object)
+            } else {
+                Err(errors)
+            }
         }
         Err(error) => {
             if errors.is_empty() {
@@ -207,7 +251,11 @@ pub struct Place {
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}, document {} (line {})", self.file, self.document, self.line)
+        write!(
+            f,
+            "{}, document {} (line {})",
+            self.file, self.document, self.line
+        )
     }
 }
 
@@ -247,7 +295,12 @@ impl Loaded {
     /// Whether the files surely no longer describe an object: nothing describes it, and there is no document that cannot
     /// be read and may be the one that does. Only then may its data be deleted: a slip in an editor must not cost data.
     pub fn is_gone(&self, key: &ObjectKey) -> bool {
-        !self.unreadable && !self.invalid.contains(key) && !self.objects.iter().any(|placed| placed.object.key() == *key)
+        !self.unreadable
+            && !self.invalid.contains(key)
+            && !self
+                .objects
+                .iter()
+                .any(|placed| placed.object.key() == *key)
     }
 }
 
@@ -258,7 +311,11 @@ pub fn load<'a>(files: impl IntoIterator<Item = (&'a str, &'a str)>) -> Loaded {
     let mut owners: BTreeMap<ObjectKey, (Place, ObjectKey)> = BTreeMap::new();
     for (file, text) in files {
         for document in parse(text) {
-            let place = Place { file: file.to_owned(), document: document.index, line: document.line };
+            let place = Place {
+                file: file.to_owned(),
+                document: document.index,
+                line: document.line,
+            };
             let failed = match document.result {
                 Ok(object) => match claim(&mut owners, &object, &place) {
                     Ok(()) => {
@@ -273,7 +330,12 @@ pub fn load<'a>(files: impl IntoIterator<Item = (&'a str, &'a str)>) -> Loaded {
             let foreign = failed.iter().all(|error| error.sort == ErrorSort::Foreign);
             loaded.unreadable |= document.key.is_none() && !foreign;
             loaded.invalid.extend(document.key);
-            loaded.errors.extend(failed.into_iter().map(|error| FileError { file: file.to_owned(), error }));
+            loaded
+                .errors
+                .extend(failed.into_iter().map(|error| FileError {
+                    file: file.to_owned(),
+                    error,
+                }));
         }
     }
     loaded
@@ -290,7 +352,10 @@ fn claim(
     if let Object::Fork(fork) = object
         && let Some(count) = fork.spec.count
     {
-        let item = |index| ObjectKey { name: format!("{}-{index}", key.name), ..key.clone() };
+        let item = |index| ObjectKey {
+            name: format!("{}-{index}", key.name),
+            ..key.clone()
+        };
         keys.extend((0..count.min(names::COUNT_MAX)).map(item));
     }
     for wanted in &keys {
@@ -298,7 +363,10 @@ fn claim(
             let message = if *owner == key {
                 format!("{key} is described twice, first in {first}")
             } else {
-                format!("{key} would have a fork {}/{} of the same name as {owner} in {first}", wanted.namespace, wanted.name)
+                format!(
+                    "{key} would have a fork {}/{} of the same name as {owner} in {first}",
+                    wanted.namespace, wanted.name
+                )
             };
             return Err(ManifestError {
                 document: place.document,
@@ -310,6 +378,9 @@ fn claim(
             });
         }
     }
-    owners.extend(keys.into_iter().map(|wanted| (wanted, (place.clone(), key.clone()))));
+    owners.extend(
+        keys.into_iter()
+            .map(|wanted| (wanted, (place.clone(), key.clone()))),
+    );
     Ok(())
 }

@@ -29,25 +29,39 @@ pub(super) fn split(text: &str) -> Vec<Chunk<'_>> {
     let mut content = false;
     let mut offset = 0;
     for (number, line) in text.split_inclusive('\n').enumerate() {
-        let marker = |marker| line.strip_prefix(marker).is_some_and(|rest: &str| rest.trim_end().is_empty() || rest.starts_with([' ', '\t']));
+        let marker = |marker| {
+            line.strip_prefix(marker).is_some_and(|rest: &str| {
+                rest.trim_end().is_empty() || rest.starts_with([' ', '\t'])
+            })
+        };
         let (begins, ends) = (marker("---"), marker("..."));
         if begins && content {
-            chunks.push(Chunk { line: start.1, text: &text[start.0..offset] });
+            chunks.push(Chunk {
+                line: start.1,
+                text: &text[start.0..offset],
+            });
             start = (offset, number + 1);
             content = false;
         }
         offset += line.len();
         if ends {
-            chunks.push(Chunk { line: start.1, text: &text[start.0..offset] });
+            chunks.push(Chunk {
+                line: start.1,
+                text: &text[start.0..offset],
+            });
             start = (offset, number + 2);
             content = false;
         } else {
             // Comments and directives before a marker belong to the document that it begins.
             let trimmed = line.trim();
-            content |= begins || !(trimmed.is_empty() || trimmed.starts_with('#') || line.starts_with('%'));
+            content |= begins
+                || !(trimmed.is_empty() || trimmed.starts_with('#') || line.starts_with('%'));
         }
     }
-    chunks.push(Chunk { line: start.1, text: &text[start.0..] });
+    chunks.push(Chunk {
+        line: start.1,
+        text: &text[start.0..],
+    });
     chunks
 }
 
@@ -78,23 +92,43 @@ pub(super) struct YamlError {
 
 impl YamlError {
     fn new(line: usize, message: impl Into<String>, allowed: &'static str) -> Self {
-        YamlError { line, path: String::new(), message: message.into(), allowed }
+        YamlError {
+            line,
+            path: String::new(),
+            message: message.into(),
+            allowed,
+        }
     }
 }
 
 impl Node {
     fn scalar(line: usize, value: Value) -> Self {
-        Node { line, kind: NodeKind::Scalar(value), height: 1, size: 1 }
+        Node {
+            line,
+            kind: NodeKind::Scalar(value),
+            height: 1,
+            size: 1,
+        }
     }
 
     fn sequence(line: usize, items: Vec<Node>) -> Self {
         let (height, size) = extent(items.iter());
-        Node { line, kind: NodeKind::Sequence(items), height, size }
+        Node {
+            line,
+            kind: NodeKind::Sequence(items),
+            height,
+            size,
+        }
     }
 
     fn mapping(line: usize, fields: Vec<(String, Node)>) -> Self {
         let (height, size) = extent(fields.iter().map(|(_, node)| node));
-        Node { line, kind: NodeKind::Mapping(fields), height, size }
+        Node {
+            line,
+            kind: NodeKind::Mapping(fields),
+            height,
+            size,
+        }
     }
 
     /// The same without lines.
@@ -102,9 +136,12 @@ impl Node {
         match &self.kind {
             NodeKind::Scalar(value) => value.clone(),
             NodeKind::Sequence(items) => items.iter().map(Node::value).collect(),
-            NodeKind::Mapping(fields) => {
-                Value::Object(fields.iter().map(|(key, node)| (key.clone(), node.value())).collect::<Map<_, _>>())
-            }
+            NodeKind::Mapping(fields) => Value::Object(
+                fields
+                    .iter()
+                    .map(|(key, node)| (key.clone(), node.value()))
+                    .collect::<Map<_, _>>(),
+            ),
         }
     }
 
@@ -113,10 +150,18 @@ impl Node {
     pub(super) fn line_of(&self, path: &str) -> usize {
         let mut node = self;
         let mut line = node.line;
-        for step in path.split(['.', '[']).map(|step| step.trim_end_matches(']')) {
+        for step in path
+            .split(['.', '['])
+            .map(|step| step.trim_end_matches(']'))
+        {
             let next = match &node.kind {
-                NodeKind::Mapping(fields) => fields.iter().find(|(key, _)| key == step).map(|(_, node)| node),
-                NodeKind::Sequence(items) => step.parse().ok().and_then(|index: usize| items.get(index)),
+                NodeKind::Mapping(fields) => fields
+                    .iter()
+                    .find(|(key, _)| key == step)
+                    .map(|(_, node)| node),
+                NodeKind::Sequence(items) => {
+                    step.parse().ok().and_then(|index: usize| items.get(index))
+                }
                 NodeKind::Scalar(_) => None,
             };
             match next {
@@ -130,7 +175,9 @@ impl Node {
 }
 
 fn extent<'a>(nodes: impl Iterator<Item = &'a Node>) -> (usize, usize) {
-    nodes.fold((1, 1), |(height, size), node| (height.max(node.height + 1), size + node.size))
+    nodes.fold((1, 1), |(height, size), node| {
+        (height.max(node.height + 1), size + node.size)
+    })
 }
 
 /// A collection that is being read.
@@ -144,12 +191,21 @@ struct Open {
 
 enum Parts {
     Sequence(Vec<Node>),
-    Mapping { fields: Vec<(String, Node)>, merged: Vec<(String, Node)> },
+    Mapping {
+        fields: Vec<(String, Node)>,
+        merged: Vec<(String, Node)>,
+    },
 }
 
 /// Reads one chunk: its document, or none when there are only comments.
 pub(super) fn read(chunk: &Chunk<'_>) -> Result<Option<Node>, YamlError> {
-    let mut reader = Reader { first_line: chunk.line, open: Vec::new(), anchors: BTreeMap::new(), size: 0, root: None };
+    let mut reader = Reader {
+        first_line: chunk.line,
+        open: Vec::new(),
+        anchors: BTreeMap::new(),
+        size: 0,
+        root: None,
+    };
     for event in Parser::new_from_str(chunk.text) {
         reader.event(event)?;
     }
@@ -171,13 +227,20 @@ impl Reader {
             Ok(event) => event,
             Err(error) => {
                 let line = line(error.marker().line());
-                return Err(YamlError::new(line, format!("this is not YAML: {}", error.info()), "YAML"));
+                return Err(YamlError::new(
+                    line,
+                    format!("this is not YAML: {}", error.info()),
+                    "YAML",
+                ));
             }
         };
         let line = line(span.start.line());
         match event {
             Event::Scalar(text, style, anchor, tag) => {
-                let tag = tag.map(|tag| tag.core_suffix().map_or_else(|| tag.original(), str::to_owned));
+                let tag = tag.map(|tag| {
+                    tag.core_suffix()
+                        .map_or_else(|| tag.original(), str::to_owned)
+                });
                 let plain = style == ScalarStyle::Plain;
                 let awaits_key = self.open.last().is_some_and(|open| {
                     matches!(open.parts, Parts::Mapping { .. }) && open.key.is_none()
@@ -185,7 +248,10 @@ impl Reader {
                 let node = if awaits_key {
                     Node::scalar(line, Value::String(text.into_owned()))
                 } else {
-                    Node::scalar(line, resolve(text.into_owned(), plain, tag.as_deref(), line)?)
+                    Node::scalar(
+                        line,
+                        resolve(text.into_owned(), plain, tag.as_deref(), line)?,
+                    )
                 };
                 self.close(node, anchor)
             }
@@ -195,14 +261,27 @@ impl Reader {
                     node.line = line;
                     self.close(node, 0)
                 }
-                None => Err(YamlError::new(line, "an alias stands inside its own anchor", "an alias after its anchor")),
+                None => Err(YamlError::new(
+                    line,
+                    "an alias stands inside its own anchor",
+                    "an alias after its anchor",
+                )),
             },
-            Event::SequenceStart(_, anchor, _) => self.open(line, anchor, Parts::Sequence(Vec::new())),
-            Event::MappingStart(_, anchor, _) => {
-                self.open(line, anchor, Parts::Mapping { fields: Vec::new(), merged: Vec::new() })
+            Event::SequenceStart(_, anchor, _) => {
+                self.open(line, anchor, Parts::Sequence(Vec::new()))
             }
+            Event::MappingStart(_, anchor, _) => self.open(
+                line,
+                anchor,
+                Parts::Mapping {
+                    fields: Vec::new(),
+                    merged: Vec::new(),
+                },
+            ),
             Event::SequenceEnd | Event::MappingEnd => {
-                let Some(open) = self.open.pop() else { return Ok(()) };
+                let Some(open) = self.open.pop() else {
+                    return Ok(());
+                };
                 let node = match open.parts {
                     Parts::Sequence(items) => Node::sequence(open.line, items),
                     Parts::Mapping { mut fields, merged } => {
@@ -221,16 +300,29 @@ impl Reader {
     }
 
     fn open(&mut self, line: usize, anchor: usize, parts: Parts) -> Result<(), YamlError> {
-        self.open.push(Open { line, anchor, key: None, parts });
+        self.open.push(Open {
+            line,
+            anchor,
+            key: None,
+            parts,
+        });
         self.bounds(line, 0)
     }
 
     fn bounds(&self, line: usize, height: usize) -> Result<(), YamlError> {
         if self.open.len() + height > DEPTH_MAX {
-            return Err(YamlError::new(line, "the document is nested too deeply", "at most 100 levels"));
+            return Err(YamlError::new(
+                line,
+                "the document is nested too deeply",
+                "at most 100 levels",
+            ));
         }
         if self.size > NODES_MAX {
-            return Err(YamlError::new(line, "the document is too large", "at most 100000 values"));
+            return Err(YamlError::new(
+                line,
+                "the document is too large",
+                "at most 100000 values",
+            ));
         }
         Ok(())
     }
@@ -260,15 +352,30 @@ impl Reader {
                     open.key = Some((key, node.line));
                     Ok(())
                 }
-                _ => Err(YamlError { path, ..YamlError::new(node.line, "a key is not a text", "a text as the key") }),
+                _ => Err(YamlError {
+                    path,
+                    ..YamlError::new(node.line, "a key is not a text", "a text as the key")
+                }),
             },
-            Some((key, line)) if key == "<<" => merge(merged, node)
-                .map_err(|()| YamlError { path, ..YamlError::new(line, "<< merges mappings only", "an alias of a mapping") }),
+            Some((key, line)) if key == "<<" => merge(merged, node).map_err(|()| YamlError {
+                path,
+                ..YamlError::new(line, "<< merges mappings only", "an alias of a mapping")
+            }),
             Some((key, line)) => {
                 if let Some((_, first)) = fields.iter().find(|(known, _)| *known == key) {
-                    let message = format!("the field {key} is given twice, before on line {}", first.line);
-                    let path = if path.is_empty() { key } else { format!("{path}.{key}") };
-                    return Err(YamlError { path, ..YamlError::new(line, message, "each field once") });
+                    let message = format!(
+                        "the field {key} is given twice, before on line {}",
+                        first.line
+                    );
+                    let path = if path.is_empty() {
+                        key
+                    } else {
+                        format!("{path}.{key}")
+                    };
+                    return Err(YamlError {
+                        path,
+                        ..YamlError::new(line, message, "each field once")
+                    });
                 }
                 // A field is found by the line of its key, where its value may be on the next.
                 fields.push((key, Node { line, ..node }));
@@ -290,7 +397,11 @@ impl Reader {
         }
         // The last key is that of the field in hand, not of its mapping.
         match self.open.last() {
-            Some(Open { parts: Parts::Mapping { .. }, key: Some((key, _)), .. }) => {
+            Some(Open {
+                parts: Parts::Mapping { .. },
+                key: Some((key, _)),
+                ..
+            }) => {
                 path.truncate(path.len().saturating_sub(key.len()));
                 path.trim_end_matches('.').to_owned()
             }
@@ -320,15 +431,23 @@ fn resolve(text: String, plain: bool, tag: Option<&str>, line: usize) -> Result<
         None if plain => Ok(resolve_plain(text)),
         None | Some("str" | "!") => Ok(Value::String(text)),
         Some("int" | "float" | "bool" | "null" | "timestamp") => Ok(resolve_plain(text)),
-        Some(tag) => Err(YamlError::new(line, format!("the tag {tag} is unknown"), "values without tags")),
+        Some(tag) => Err(YamlError::new(
+            line,
+            format!("the tag {tag} is unknown"),
+            "values without tags",
+        )),
     }
 }
 
 fn resolve_plain(text: String) -> Value {
     match text.as_str() {
         "" | "~" | "null" | "Null" | "NULL" => return Value::Null,
-        "true" | "True" | "TRUE" | "yes" | "Yes" | "YES" | "on" | "On" | "ON" => return Value::Bool(true),
-        "false" | "False" | "FALSE" | "no" | "No" | "NO" | "off" | "Off" | "OFF" => return Value::Bool(false),
+        "true" | "True" | "TRUE" | "yes" | "Yes" | "YES" | "on" | "On" | "ON" => {
+            return Value::Bool(true);
+        }
+        "false" | "False" | "FALSE" | "no" | "No" | "NO" | "off" | "Off" | "OFF" => {
+            return Value::Bool(false);
+        }
         _ => {}
     }
     let unsigned = text.strip_prefix(['-', '+']).unwrap_or(&text);
@@ -343,7 +462,9 @@ fn resolve_plain(text: String) -> Value {
         }
     }
     let float = unsigned.starts_with(|c: char| c.is_ascii_digit())
-        && unsigned.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'.' | b'e' | b'E' | b'+' | b'-'));
+        && unsigned
+            .bytes()
+            .all(|byte| byte.is_ascii_digit() || matches!(byte, b'.' | b'e' | b'E' | b'+' | b'-'));
     if float
         && !ambiguous
         && let Some(number) = text.parse().ok().and_then(Number::from_f64)

@@ -10,10 +10,18 @@ use crate::owner;
 
 /// The timeline of a bucket, when it is there.
 pub(crate) fn timeline<'a>(key: &ObjectKey, observed: &'a Observed) -> Option<&'a Timeline> {
-    observed.timelines.values().find(|timeline| owner::key_of(&timeline.settings.labels).as_ref() == Some(key))
+    observed
+        .timelines
+        .values()
+        .find(|timeline| owner::key_of(&timeline.settings.labels).as_ref() == Some(key))
 }
 
 /// The source of a bucket in one line; empty without one.
 pub(crate) fn source(bucket: &Bucket) -> String {
-    bucket.spec.source.as_ref().map(|source| source.describe()).unwrap_or_default()
+    bucket
+        .spec
+        .source
+        .as_ref()
+        .map(|source| source.describe())
+        .unwrap_or_default()
 }

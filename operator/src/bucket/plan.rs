@@ -25,22 +25,45 @@ pub(crate) fn plan(bucket: &Bucket, key: &ObjectKey, world: &World<'_>) -> Draft
 }
 
 fn create(bucket: &Bucket, key: &ObjectKey, world: &World<'_>) -> Draft {
-    if bucket.status.as_ref().is_some_and(|status| status.timeline.is_some()) {
+    if bucket
+        .status
+        .as_ref()
+        .is_some_and(|status| status.timeline.is_some())
+    {
         return Draft::new(lost("the timeline of the bucket"));
     }
     let name = engine_name(Kind::Bucket, &key.namespace, &key.name, None);
     if let Some(other) = world.observed.timeline_named(&name) {
-        let (state, wait) = name_taken(&name, owner::key_of(&other.settings.labels).as_ref(), world.peers);
+        let (state, wait) = name_taken(
+            &name,
+            owner::key_of(&other.settings.labels).as_ref(),
+            world.peers,
+        );
         let mut draft = Draft::new(state);
         draft.waits.extend(wait);
         return draft;
     }
-    let mut draft = Draft::new(State::Reconciling(Reason::Creating, "the timeline is being made".to_owned()));
-    let id = Id::derive(Kind::Bucket, &uid(&bucket.metadata, key), None, bucket.metadata.generation.unwrap_or_default());
+    let mut draft = Draft::new(State::Reconciling(
+        Reason::Creating,
+        "the timeline is being made".to_owned(),
+    ));
+    let id = Id::derive(
+        Kind::Bucket,
+        &uid(&bucket.metadata, key),
+        None,
+        bucket.metadata.generation.unwrap_or_default(),
+    );
     let import = bucket.spec.source.is_some().then_some("pending");
-    draft.actions.push(Action::CreateRoot { id, name, settings: settings(bucket, key, import, &Settings::default()) });
+    draft.actions.push(Action::CreateRoot {
+        id,
+        name,
+        settings: settings(bucket, key, import, &Settings::default()),
+    });
     if let Some(source) = &bucket.spec.source {
-        draft.actions.push(Action::Import { timeline: id, source: source.clone() });
+        draft.actions.push(Action::Import {
+            timeline: id,
+            source: source.clone(),
+        });
     }
     draft
 }
@@ -54,35 +77,68 @@ fn keep(bucket: &Bucket, key: &ObjectKey, timeline: &Timeline, world: &World<'_>
         return Draft::new(source_changed(made_from, &asked_for));
     }
     let import = world.observed.imports.get(&timeline.id);
-    let complete = found.labels.get(names::LABEL_IMPORT).is_some_and(|import| import == "complete")
+    let complete = found
+        .labels
+        .get(names::LABEL_IMPORT)
+        .is_some_and(|import| import == "complete")
         || import.is_some_and(|import| import.state == ImportState::Done);
-    let label = bucket.spec.source.is_some().then_some(if complete { "complete" } else { "pending" });
+    let label =
+        bucket
+            .spec
+            .source
+            .is_some()
+            .then_some(if complete { "complete" } else { "pending" });
     let mut draft = Draft::new(State::Ready(Reason::Available, String::new()));
     let wanted = settings(bucket, key, label, found);
     if *found != wanted {
-        draft.state = State::Reconciling(Reason::Updating, "the settings are being changed".to_owned());
-        draft.actions.push(Action::UpdateSettings { timeline: timeline.id, settings: wanted });
+        draft.state = State::Reconciling(
+            Reason::Updating,
+            "the settings are being changed".to_owned(),
+        );
+        draft.actions.push(Action::UpdateSettings {
+            timeline: timeline.id,
+            settings: wanted,
+        });
     }
     if let Some(source) = bucket.spec.source.as_ref().filter(|_| !complete) {
         let progress = match import {
             Some(import) => match import.total_files {
-                Some(total) => format!("{} of {total} files, {}", import.files, crds::quantity::human(import.bytes)),
-                None => format!("{} files, {}", import.files, crds::quantity::human(import.bytes)),
+                Some(total) => format!(
+                    "{} of {total} files, {}",
+                    import.files,
+                    crds::quantity::human(import.bytes)
+                ),
+                None => format!(
+                    "{} files, {}",
+                    import.files,
+                    crds::quantity::human(import.bytes)
+                ),
             },
             None => {
-                draft.actions.push(Action::Import { timeline: timeline.id, source: source.clone() });
+                draft.actions.push(Action::Import {
+                    timeline: timeline.id,
+                    source: source.clone(),
+                });
                 "it begins".to_owned()
             }
         };
-        draft.state = State::Reconciling(Reason::Importing, format!("imports {}: {progress}", source.describe()));
+        draft.state = State::Reconciling(
+            Reason::Importing,
+            format!("imports {}: {progress}", source.describe()),
+        );
     }
     draft
 }
 
 fn delete(bucket: &Bucket, found: Option<&Timeline>, world: &World<'_>) -> Draft {
-    let mut draft = Draft::new(State::Reconciling(Reason::Deleting, "the data is being freed".to_owned()));
+    let mut draft = Draft::new(State::Reconciling(
+        Reason::Deleting,
+        "the data is being freed".to_owned(),
+    ));
     let retain = bucket.spec.deletion_policy == Some(DeletionPolicy::Retain);
-    let Some(timeline) = found.filter(|timeline| !(retain && owner::is_retained(&timeline.settings.labels))) else {
+    let Some(timeline) =
+        found.filter(|timeline| !(retain && owner::is_retained(&timeline.settings.labels)))
+    else {
         draft.released = true;
         return draft;
     };
@@ -90,20 +146,43 @@ fn delete(bucket: &Bucket, found: Option<&Timeline>, world: &World<'_>) -> Draft
         draft.state = in_use("the bucket", &pod);
         return draft;
     }
-    if world.observed.imports.get(&timeline.id).is_some_and(|import| import.state == ImportState::Running) {
-        draft.actions.push(Action::CancelImport { timeline: timeline.id });
+    if world
+        .observed
+        .imports
+        .get(&timeline.id)
+        .is_some_and(|import| import.state == ImportState::Running)
+    {
+        draft.actions.push(Action::CancelImport {
+            timeline: timeline.id,
+        });
     }
-    let mut settings = Settings { protected: false, ..timeline.settings.clone() };
+    let mut settings = Settings {
+        protected: false,
+        ..timeline.settings.clone()
+    };
     if retain {
-        draft.state = State::Reconciling(Reason::Deleting, "the data is kept in the store (deletionPolicy Retain)".to_owned());
-        settings.labels.insert(names::LABEL_RETAINED.to_owned(), "true".to_owned());
-        draft.actions.push(Action::UpdateSettings { timeline: timeline.id, settings });
+        draft.state = State::Reconciling(
+            Reason::Deleting,
+            "the data is kept in the store (deletionPolicy Retain)".to_owned(),
+        );
+        settings
+            .labels
+            .insert(names::LABEL_RETAINED.to_owned(), "true".to_owned());
+        draft.actions.push(Action::UpdateSettings {
+            timeline: timeline.id,
+            settings,
+        });
         return draft;
     }
     if timeline.settings.protected {
-        draft.actions.push(Action::UpdateSettings { timeline: timeline.id, settings });
+        draft.actions.push(Action::UpdateSettings {
+            timeline: timeline.id,
+            settings,
+        });
     }
-    draft.actions.push(Action::DeleteTimeline { timeline: timeline.id });
+    draft.actions.push(Action::DeleteTimeline {
+        timeline: timeline.id,
+    });
     draft
 }
 
@@ -114,7 +193,11 @@ fn settings(bucket: &Bucket, key: &ObjectKey, import: Option<&str>, found: &Sett
         labels.insert(names::LABEL_IMPORT.to_owned(), import.to_owned());
     }
     let quota = bucket.spec.quota.as_ref();
-    let retain = bucket.spec.history.as_ref().and_then(|history| history.retain);
+    let retain = bucket
+        .spec
+        .history
+        .as_ref()
+        .and_then(|history| history.retain);
     Settings {
         read_only: false,
         protected: false,

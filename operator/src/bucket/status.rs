@@ -13,7 +13,9 @@ pub(crate) fn write(bucket: &mut Bucket, draft: &Draft, world: &World<'_>) {
     let generation = bucket.metadata.generation;
     let status = bucket.status.get_or_insert_default();
     status.observed_generation = generation;
-    draft.state.write(&mut status.conditions, generation, second(world.now));
+    draft
+        .state
+        .write(&mut status.conditions, generation, second(world.now));
     let found = timeline(&key, world.observed);
     // What was there stays said when it is lost.
     if let Some(timeline) = found {
@@ -21,8 +23,12 @@ pub(crate) fn write(bucket: &mut Bucket, draft: &Draft, world: &World<'_>) {
         status.time = Some(made(timeline.created.timestamp()));
     }
     status.usage = found.and_then(|timeline| timeline.usage);
-    let mounts = found.into_iter().flat_map(|timeline| world.observed.mounts_of(timeline.id));
-    status.mounts = mounts.map(|mount| summary::mount(mount, None, world.options)).collect();
+    let mounts = found
+        .into_iter()
+        .flat_map(|timeline| world.observed.mounts_of(timeline.id));
+    status.mounts = mounts
+        .map(|mount| summary::mount(mount, None, world.options))
+        .collect();
     if let Some(import) = found.and_then(|timeline| world.observed.imports.get(&timeline.id)) {
         status.import = Some(ImportStatus {
             complete: import.state == ImportState::Done,
@@ -34,9 +40,18 @@ pub(crate) fn write(bucket: &mut Bucket, draft: &Draft, world: &World<'_>) {
             completion_time: import.ended.map(second),
         });
     } else if found.is_some_and(|timeline| {
-        timeline.settings.labels.get(names::LABEL_IMPORT).is_some_and(|import| import == "complete")
+        timeline
+            .settings
+            .labels
+            .get(names::LABEL_IMPORT)
+            .is_some_and(|import| import == "complete")
     }) {
         status.import.get_or_insert_default().complete = true;
     }
-    status.summary = Some(summary::summary(&draft.state, source, status.usage.as_ref(), &status.mounts));
+    status.summary = Some(summary::summary(
+        &draft.state,
+        source,
+        status.usage.as_ref(),
+        &status.mounts,
+    ));
 }

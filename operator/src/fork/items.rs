@@ -20,10 +20,13 @@ pub(crate) struct Items<'a> {
 
 impl<'a> Items<'a> {
     pub(crate) fn of(fork: &BucketFork, key: &ObjectKey, observed: &'a Observed) -> Self {
-        let ours = observed.timelines.values().filter(|timeline| {
-            owner::key_of(&timeline.settings.labels).as_ref() == Some(key)
-        });
-        let found = ours.map(|timeline| (owner::index_of(&timeline.settings.labels), timeline)).collect();
+        let ours = observed
+            .timelines
+            .values()
+            .filter(|timeline| owner::key_of(&timeline.settings.labels).as_ref() == Some(key));
+        let found = ours
+            .map(|timeline| (owner::index_of(&timeline.settings.labels), timeline))
+            .collect();
         let wanted = match fork.spec.count {
             None => vec![None],
             Some(count) => (0..count).map(Some).collect(),
@@ -33,23 +36,35 @@ impl<'a> Items<'a> {
 
     /// Forks that are asked for and not there.
     pub(crate) fn missing(&self) -> Vec<Index> {
-        self.wanted.iter().copied().filter(|index| !self.found.contains_key(index)).collect()
+        self.wanted
+            .iter()
+            .copied()
+            .filter(|index| !self.found.contains_key(index))
+            .collect()
     }
 
     /// Forks of a set that are there and no longer asked for, the highest index first.
     pub(crate) fn surplus(&self) -> Vec<&'a Timeline> {
-        let surplus = self.found.iter().rev().filter(|(index, _)| !self.wanted.contains(index));
+        let surplus = self
+            .found
+            .iter()
+            .rev()
+            .filter(|(index, _)| !self.wanted.contains(index));
         surplus.map(|(_, timeline)| *timeline).collect()
     }
 
     /// Forks that are asked for and there.
     pub(crate) fn kept(&self) -> impl Iterator<Item = (Index, &'a Timeline)> {
-        self.wanted.iter().filter_map(|index| Some((*index, *self.found.get(index)?)))
+        self.wanted
+            .iter()
+            .filter_map(|index| Some((*index, *self.found.get(index)?)))
     }
 
     /// Whether what is there is of the other form: a single fork where a set is asked for, or a set where one is.
     pub(crate) fn other_form(&self, fork: &BucketFork) -> bool {
-        self.found.keys().any(|index| index.is_some() != fork.spec.count.is_some())
+        self.found
+            .keys()
+            .any(|index| index.is_some() != fork.spec.count.is_some())
     }
 }
 

@@ -9,7 +9,9 @@ use crate::id::Id;
 use crate::lifetime::{Standing, decide};
 use crate::observed::Timeline;
 use crate::owner::{self, merged};
-use crate::plan::{Draft, World, in_use, invalid, lost, made, name_taken, source_changed, uid, unmount};
+use crate::plan::{
+    Draft, World, in_use, invalid, lost, made, name_taken, source_changed, uid, unmount,
+};
 use crate::source::{Source, resolve};
 
 pub(crate) fn plan(fork: &BucketFork, key: &ObjectKey, world: &World<'_>) -> Draft {
@@ -23,18 +25,31 @@ pub(crate) fn plan(fork: &BucketFork, key: &ObjectKey, world: &World<'_>) -> Dra
     let created = created
         .map(|created| made(created.timestamp()).0)
         .into_iter()
-        .chain(status.and_then(|status| status.creation_time.as_ref()).map(|time| time.0))
+        .chain(
+            status
+                .and_then(|status| status.creation_time.as_ref())
+                .map(|time| time.0),
+        )
         .min();
-    let expired = status.and_then(|status| status.expired_time.as_ref()).map(|time| time.0);
+    let expired = status
+        .and_then(|status| status.expired_time.as_ref())
+        .map(|time| time.0);
     let standing = decide(&fork.spec.lifetime, created, expired, world.now);
     let kept = match standing {
         // What was never made cannot be kept, and what was freed is gone.
         Standing::Ended { .. } if protected && expired.is_none() && !items.found.is_empty() => true,
-        Standing::Ended { since, reason, message } => {
+        Standing::Ended {
+            since,
+            reason,
+            message,
+        } => {
             let mut draft = Draft::new(State::Expired(reason, message.clone()));
             draft.expired = Some(since);
             if !items.found.is_empty() {
-                draft.state = State::Reconciling(Reason::Deleting, format!("{message}; the data is being freed"));
+                draft.state = State::Reconciling(
+                    Reason::Deleting,
+                    format!("{message}; the data is being freed"),
+                );
                 free(&mut draft, items.found.values().copied(), world);
             }
             return draft;
@@ -65,7 +80,10 @@ fn live(fork: &BucketFork, key: &ObjectKey, items: &Items<'_>, world: &World<'_>
     let asked_for = fork.spec.source.describe();
     let made_from = |timeline: &&Timeline| owner::source_of(&timeline.settings.labels) != asked_for;
     if let Some(other) = items.found.values().copied().find(made_from) {
-        return Draft::new(source_changed(owner::source_of(&other.settings.labels), &asked_for));
+        return Draft::new(source_changed(
+            owner::source_of(&other.settings.labels),
+            &asked_for,
+        ));
     }
     let mut draft = Draft::new(State::Ready(Reason::Available, String::new()));
     change(fork, key, items, world, &mut draft);
@@ -75,11 +93,21 @@ fn live(fork: &BucketFork, key: &ObjectKey, items: &Items<'_>, world: &World<'_>
 }
 
 /// Brings the settings and mounts of the forks that are there to what they should be.
-fn change(fork: &BucketFork, key: &ObjectKey, items: &Items<'_>, world: &World<'_>, draft: &mut Draft) {
+fn change(
+    fork: &BucketFork,
+    key: &ObjectKey,
+    items: &Items<'_>,
+    world: &World<'_>,
+    draft: &mut Draft,
+) {
     let read_only = fork.spec.read_only == Some(true);
     for (index, timeline) in items.kept() {
         let wanted = settings(fork, key, index, &timeline.settings);
-        let mut ours = world.observed.mounts_of(timeline.id).filter(|mount| mount.pod.is_none()).peekable();
+        let mut ours = world
+            .observed
+            .mounts_of(timeline.id)
+            .filter(|mount| mount.pod.is_none())
+            .peekable();
         let mut wrong = world.options.mount_forks && ours.peek().is_none();
         let stale = ours.filter(|mount| mount.read_only != read_only);
         // A mount has the mode that its timeline had when it was made.
@@ -88,8 +116,14 @@ fn change(fork: &BucketFork, key: &ObjectKey, items: &Items<'_>, world: &World<'
             wrong = world.options.mount_forks;
         }
         if timeline.settings != wanted {
-            draft.state = State::Reconciling(Reason::Updating, "the settings are being changed".to_owned());
-            draft.actions.push(Action::UpdateSettings { timeline: timeline.id, settings: wanted });
+            draft.state = State::Reconciling(
+                Reason::Updating,
+                "the settings are being changed".to_owned(),
+            );
+            draft.actions.push(Action::UpdateSettings {
+                timeline: timeline.id,
+                settings: wanted,
+            });
         }
         if wrong {
             draft.state = State::Reconciling(Reason::Updating, "it is being mounted".to_owned());
@@ -117,27 +151,46 @@ fn shrink(fork: &BucketFork, items: &Items<'_>, world: &World<'_>, draft: &mut D
         draft.state = State::Stalled(Reason::Protected, message);
         return;
     }
-    draft.state = State::Reconciling(Reason::Updating, format!("{} forks are being deleted", surplus.len()));
+    draft.state = State::Reconciling(
+        Reason::Updating,
+        format!("{} forks are being deleted", surplus.len()),
+    );
     free(draft, surplus.into_iter(), world);
 }
 
 /// Makes the forks that are not there, all at one cutoff.
-fn grow(fork: &BucketFork, key: &ObjectKey, items: &Items<'_>, world: &World<'_>, draft: &mut Draft) {
+fn grow(
+    fork: &BucketFork,
+    key: &ObjectKey,
+    items: &Items<'_>,
+    world: &World<'_>,
+    draft: &mut Draft,
+) {
     let mut missing = items.missing();
     let had = |index: &Index| match (index, &fork.status) {
         (_, None) => false,
         (None, Some(status)) => status.timeline.is_some(),
-        (Some(index), Some(status)) => {
-            status.items.iter().any(|item| item.index == *index && item.timeline.is_some())
-        }
+        (Some(index), Some(status)) => status
+            .items
+            .iter()
+            .any(|item| item.index == *index && item.timeline.is_some()),
     };
     draft.lost = missing.iter().copied().filter(had).collect();
     missing.retain(|index| !draft.lost.contains(index));
-    let mut problem = draft.lost.first().map(|index| lost(&format!("fork {}", item_name(&key.name, *index))));
+    let mut problem = draft
+        .lost
+        .first()
+        .map(|index| lost(&format!("fork {}", item_name(&key.name, *index))));
     missing.retain(|index| {
         let name = timeline_name(key, *index);
-        let Some(other) = world.observed.timeline_named(&name) else { return true };
-        let (state, wait) = name_taken(&name, owner::key_of(&other.settings.labels).as_ref(), world.peers);
+        let Some(other) = world.observed.timeline_named(&name) else {
+            return true;
+        };
+        let (state, wait) = name_taken(
+            &name,
+            owner::key_of(&other.settings.labels).as_ref(),
+            world.peers,
+        );
         draft.waits.extend(wait);
         problem.get_or_insert(state);
         false
@@ -155,7 +208,10 @@ fn grow(fork: &BucketFork, key: &ObjectKey, items: &Items<'_>, world: &World<'_>
                 name: timeline_name(key, index),
                 settings: settings(fork, key, index, &Settings::default()),
             });
-            draft.actions.push(Action::Fork { source, forks: forks.collect() });
+            draft.actions.push(Action::Fork {
+                source,
+                forks: forks.collect(),
+            });
         }
     }
     if let Some(problem) = problem {
@@ -164,14 +220,25 @@ fn grow(fork: &BucketFork, key: &ObjectKey, items: &Items<'_>, world: &World<'_>
 }
 
 /// The point at which forks start: that of the forks that are there, so that all of a set begin alike.
-fn point(fork: &BucketFork, key: &ObjectKey, items: &Items<'_>, world: &World<'_>, draft: &mut Draft) -> Option<Point> {
+fn point(
+    fork: &BucketFork,
+    key: &ObjectKey,
+    items: &Items<'_>,
+    world: &World<'_>,
+    draft: &mut Draft,
+) -> Option<Point> {
     let sibling = items.found.values().find_map(|timeline| timeline.origin);
     let Some(origin) = sibling else {
         return resolve(&Source::of_fork(&fork.spec.source)?, key, world, draft);
     };
-    match origin.snapshot.filter(|snapshot| world.observed.snapshots.contains_key(snapshot)) {
+    match origin
+        .snapshot
+        .filter(|snapshot| world.observed.snapshots.contains_key(snapshot))
+    {
         Some(snapshot) => Some(Point::Snapshot(snapshot)),
-        None if world.observed.timelines.contains_key(&origin.parent) => Some(Point::At(origin.parent, origin.cutoff)),
+        None if world.observed.timelines.contains_key(&origin.parent) => {
+            Some(Point::At(origin.parent, origin.cutoff))
+        }
         None => {
             draft.state = State::Stalled(
                 Reason::SourceUnavailable,
@@ -183,7 +250,10 @@ fn point(fork: &BucketFork, key: &ObjectKey, items: &Items<'_>, world: &World<'_
 }
 
 fn delete(protected: bool, items: &Items<'_>, world: &World<'_>) -> Draft {
-    let mut draft = Draft::new(State::Reconciling(Reason::Deleting, "the data is being freed".to_owned()));
+    let mut draft = Draft::new(State::Reconciling(
+        Reason::Deleting,
+        "the data is being freed".to_owned(),
+    ));
     draft.released = items.found.is_empty();
     if protected && !draft.released {
         let message = "deletion was asked for and is refused while the fork is protected; set spec.protected to false to let it go on";
@@ -202,16 +272,29 @@ fn free<'a>(draft: &mut Draft, timelines: impl Iterator<Item = &'a Timeline>, wo
             continue;
         }
         if timeline.settings.protected {
-            let settings = Settings { protected: false, ..timeline.settings.clone() };
-            draft.actions.push(Action::UpdateSettings { timeline: timeline.id, settings });
+            let settings = Settings {
+                protected: false,
+                ..timeline.settings.clone()
+            };
+            draft.actions.push(Action::UpdateSettings {
+                timeline: timeline.id,
+                settings,
+            });
         }
-        draft.actions.push(Action::DeleteTimeline { timeline: timeline.id });
+        draft.actions.push(Action::DeleteTimeline {
+            timeline: timeline.id,
+        });
     }
 }
 
 /// The settings that the timeline of a fork should have.
 fn settings(fork: &BucketFork, key: &ObjectKey, index: Index, found: &Settings) -> Settings {
-    let labels = owner::labels(key, &uid(&fork.metadata, key), index, &fork.spec.source.describe());
+    let labels = owner::labels(
+        key,
+        &uid(&fork.metadata, key),
+        index,
+        &fork.spec.source.describe(),
+    );
     let quota = fork.spec.quota.as_ref();
     Settings {
         read_only: fork.spec.read_only == Some(true),

@@ -11,7 +11,9 @@ pub(crate) fn write(object: &mut BucketSnapshot, draft: &Draft, world: &World<'_
     let generation = object.metadata.generation;
     let status = object.status.get_or_insert_default();
     status.observed_generation = generation;
-    draft.state.write(&mut status.conditions, generation, second(world.now));
+    draft
+        .state
+        .write(&mut status.conditions, generation, second(world.now));
     let found = snapshot(&key, world.observed);
     status.ready_to_use = draft.state.is_ready() && found.is_some();
     // What was there stays said when it is freed or lost.
@@ -25,18 +27,32 @@ pub(crate) fn write(object: &mut BucketSnapshot, draft: &Draft, world: &World<'_
         status.bytes = Some(found.bytes);
         status.inodes = Some(found.inodes);
     }
-    let mounts = found.into_iter().flat_map(|found| world.observed.mounts_of(found.id));
-    status.mounts = mounts.map(|mount| summary::mount(mount, None, world.options)).collect();
+    let mounts = found
+        .into_iter()
+        .flat_map(|found| world.observed.mounts_of(found.id));
+    status.mounts = mounts
+        .map(|mount| summary::mount(mount, None, world.options))
+        .collect();
     if object.metadata.deletion_timestamp.is_none() {
         if draft.expired.is_none() {
             status.expire_time = draft.expires.map(second);
         }
-        status.expired_time = status.expired_time.take().or_else(|| draft.expired.map(second));
+        status.expired_time = status
+            .expired_time
+            .take()
+            .or_else(|| draft.expired.map(second));
     }
-    let size = status.bytes.map(|logical_bytes| Usage { logical_bytes, ..Usage::default() });
+    let size = status.bytes.map(|logical_bytes| Usage {
+        logical_bytes,
+        ..Usage::default()
+    });
     let source = object.spec.source.describe();
     let mut summary = summary::summary(&draft.state, source, size.as_ref(), &status.mounts);
     (summary.divergent, summary.shared) = (None, None);
-    summary.expires = summary::expires(&object.spec.lifetime, draft.expires, status.expired_time.is_some());
+    summary.expires = summary::expires(
+        &object.spec.lifetime,
+        draft.expires,
+        status.expired_time.is_some(),
+    );
     status.summary = Some(summary);
 }

@@ -26,40 +26,84 @@ const SNAPSHOTS: [&str; 2] = ["s", "t"];
 const FORKS: [&str; 3] = ["f", "g", "g-0"];
 
 fn any_event() -> impl Strategy<Value = Event> {
-    let head = |kind: &str, name: &str| format!("apiVersion: anabranch.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: {name}}}\n");
-    let life = prop_oneof![Just("ttl: 30s"), Just("noExpiry: true"), Just("expireTime: '2027-01-15T09:00:00Z'")];
-    let bucket = (prop::sample::select(&BUCKETS[..]), any::<bool>(), any::<bool>()).prop_map(move |(name, source, retain)| {
-        let source = if source { "source: {directory: {path: /data}}, " } else { "" };
-        let policy = if retain { "Retain" } else { "Delete" };
-        format!("{}spec: {{{source}deletionPolicy: {policy}}}\n", head("Bucket", name))
-    });
+    let head = |kind: &str, name: &str| {
+        format!("apiVersion: anabranch.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: {name}}}\n")
+    };
+    let life = prop_oneof![
+        Just("ttl: 30s"),
+        Just("noExpiry: true"),
+        Just("expireTime: '2027-01-15T09:00:00Z'")
+    ];
+    let bucket = (
+        prop::sample::select(&BUCKETS[..]),
+        any::<bool>(),
+        any::<bool>(),
+    )
+        .prop_map(move |(name, source, retain)| {
+            let source = if source {
+                "source: {directory: {path: /data}}, "
+            } else {
+                ""
+            };
+            let policy = if retain { "Retain" } else { "Delete" };
+            format!(
+                "{}spec: {{{source}deletionPolicy: {policy}}}\n",
+                head("Bucket", name)
+            )
+        });
     let of = || {
         let names = |kind: &'static str, names: &'static [&'static str]| {
             prop::sample::select(names).prop_map(move |name| format!("{kind}: {name}"))
         };
-        (names("bucket", &BUCKETS), names("snapshot", &SNAPSHOTS), names("fork", &["f", "g", "g-0", "g-1"]))
+        (
+            names("bucket", &BUCKETS),
+            names("snapshot", &SNAPSHOTS),
+            names("fork", &["f", "g", "g-0", "g-1"]),
+        )
     };
     let (bucket_of, _, fork_of) = of();
-    let snapshot = (prop::sample::select(&SNAPSHOTS[..]), prop_oneof![bucket_of, fork_of], life.clone()).prop_map(
-        move |(name, source, life)| format!("{}spec: {{source: {{{source}}}, lifetime: {{{life}}}}}\n", head("BucketSnapshot", name)),
-    );
+    let snapshot = (
+        prop::sample::select(&SNAPSHOTS[..]),
+        prop_oneof![bucket_of, fork_of],
+        life.clone(),
+    )
+        .prop_map(move |(name, source, life)| {
+            format!(
+                "{}spec: {{source: {{{source}}}, lifetime: {{{life}}}}}\n",
+                head("BucketSnapshot", name)
+            )
+        });
     let (bucket_of, snapshot_of, fork_of) = of();
     let fork = (
         prop::sample::select(&FORKS[..]),
         prop_oneof![bucket_of, snapshot_of, fork_of],
         life,
-        prop_oneof![Just(String::new()), (0u32..4).prop_map(|count| format!(", count: {count}"))],
+        prop_oneof![
+            Just(String::new()),
+            (0u32..4).prop_map(|count| format!(", count: {count}"))
+        ],
         any::<bool>(),
         prop::bool::weighted(0.1),
     )
-        .prop_filter("no fork of itself", |(name, source, ..)| *source != format!("fork: {name}"))
+        .prop_filter("no fork of itself", |(name, source, ..)| {
+            *source != format!("fork: {name}")
+        })
         .prop_map(move |(name, source, life, count, read_only, protected)| {
-            let rest = format!("lifetime: {{{life}}}{count}, readOnly: {read_only}, protected: {protected}");
-            format!("{}spec: {{source: {{{source}}}, {rest}}}\n", head("BucketFork", name))
+            let rest = format!(
+                "lifetime: {{{life}}}{count}, readOnly: {read_only}, protected: {protected}"
+            );
+            format!(
+                "{}spec: {{source: {{{source}}}, {rest}}}\n",
+                head("BucketFork", name)
+            )
         });
     let names = BUCKETS.map(|name| (Kind::Bucket, name)).into_iter();
-    let names = names.chain(SNAPSHOTS.map(|name| (Kind::Snapshot, name))).chain(FORKS.map(|name| (Kind::Fork, name)));
-    let keys: Vec<_> = names.map(|(kind, name)| ObjectKey::new(kind, "default", name)).collect();
+    let names = names
+        .chain(SNAPSHOTS.map(|name| (Kind::Snapshot, name)))
+        .chain(FORKS.map(|name| (Kind::Fork, name)));
+    let keys: Vec<_> = names
+        .map(|(kind, name)| ObjectKey::new(kind, "default", name))
+        .collect();
     prop_oneof![
         4 => prop_oneof![bucket, snapshot, fork].prop_map(Event::Apply),
         2 => prop::sample::select(keys).prop_map(Event::Delete),
@@ -70,7 +114,12 @@ fn any_event() -> impl Strategy<Value = Event> {
 
 /// Something that is not ours, in every namespace of names that ours use.
 fn strangers(sim: &mut Sim) -> BTreeSet<Id> {
-    let names = ["bucket/default/stranger", "fork/default/g-3", "fork/other/f", "plain"];
+    let names = [
+        "bucket/default/stranger",
+        "fork/default/g-3",
+        "fork/other/f",
+        "plain",
+    ];
     let ids = names.iter().enumerate().map(|(number, name)| {
         let id = Id([number as u8 + 1; 16]);
         sim.add_timeline(id, name, None, Settings::default());
@@ -86,7 +135,10 @@ fn is_settled(sim: &mut Sim) {
     for key in sim.objects.keys() {
         let plan = sim.plan(key);
         assert!(plan.actions.is_empty(), "{key}: {:?}", plan.actions);
-        assert_eq!(plan.object, sim.objects[key], "the status of {key} is not settled");
+        assert_eq!(
+            plan.object, sim.objects[key],
+            "the status of {key} is not settled"
+        );
     }
     sim.settle();
     assert!(before == (sim.store(), sim.objects.clone()));

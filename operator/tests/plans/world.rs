@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use crds::{Epoch, Object, ObjectKey, names};
 use jiff::Timestamp;
 use operator::{
-    Action, Id, Import, ImportState, Mount, Observed, Options, Origin, Peers, Plan, Point, Settings, Snapshot, Timeline,
-    World, plan,
+    Action, Id, Import, ImportState, Mount, Observed, Options, Origin, Peers, Plan, Point,
+    Settings, Snapshot, Timeline, World, plan,
 };
 
 /// The store, the objects and the clock.
@@ -25,21 +25,29 @@ impl Sim {
             now: Timestamp::from_second(1_800_000_000).unwrap(),
             observed: Observed::default(),
             objects: BTreeMap::new(),
-            options: Options { mount_forks: true, node: None },
+            options: Options {
+                mount_forks: true,
+                node: None,
+            },
             used: BTreeSet::new(),
             uids: 0,
         }
     }
 
     pub fn pass(&mut self, seconds: i64) {
-        self.now = self.now.checked_add(jiff::SignedDuration::from_secs(seconds)).unwrap();
+        self.now = self
+            .now
+            .checked_add(jiff::SignedDuration::from_secs(seconds))
+            .unwrap();
     }
 
     /// Applies manifests, as an API server would: uid at creation, generation at a change of the spec. Objects that are
     /// being deleted take no manifest.
     pub fn apply(&mut self, manifests: &str) {
         for document in crds::manifest::parse(manifests) {
-            let mut object = document.result.unwrap_or_else(|errors| panic!("{errors:#?}"));
+            let mut object = document
+                .result
+                .unwrap_or_else(|errors| panic!("{errors:#?}"));
             let key = object.key();
             match self.objects.get(&key) {
                 None => {
@@ -51,8 +59,12 @@ impl Sim {
                 Some(before) => {
                     let metadata = before.metadata().clone();
                     match (&mut object, before) {
-                        (Object::Bucket(new), Object::Bucket(old)) => new.status = old.status.clone(),
-                        (Object::Snapshot(new), Object::Snapshot(old)) => new.status = old.status.clone(),
+                        (Object::Bucket(new), Object::Bucket(old)) => {
+                            new.status = old.status.clone()
+                        }
+                        (Object::Snapshot(new), Object::Snapshot(old)) => {
+                            new.status = old.status.clone()
+                        }
                         (Object::Fork(new), Object::Fork(old)) => new.status = old.status.clone(),
                         _ => unreachable!(),
                     }
@@ -70,13 +82,21 @@ impl Sim {
     pub fn delete(&mut self, key: &ObjectKey) {
         let now = self.now;
         if let Some(object) = self.objects.get_mut(key) {
-            object.metadata_mut().deletion_timestamp.get_or_insert(now.into());
+            object
+                .metadata_mut()
+                .deletion_timestamp
+                .get_or_insert(now.into());
         }
     }
 
     pub fn plan(&self, key: &ObjectKey) -> Plan {
         let peers = Peers::of(self.objects.values());
-        let world = World { now: self.now, observed: &self.observed, peers: &peers, options: &self.options };
+        let world = World {
+            now: self.now,
+            observed: &self.observed,
+            peers: &peers,
+            options: &self.options,
+        };
         plan(&self.objects[key], &world)
     }
 
@@ -98,7 +118,9 @@ impl Sim {
                 worked = true;
                 if let Err((kind, message)) = self.act(&action) {
                     let generation = self.objects[&key].metadata().generation;
-                    self.observed.failures.note(&key, generation, kind, &message, self.now);
+                    self.observed
+                        .failures
+                        .note(&key, generation, kind, &message, self.now);
                     break;
                 }
             }
@@ -112,7 +134,12 @@ impl Sim {
             let mut all = usize::MAX;
             let worked = self.round(&mut all).unwrap();
             let mut imported = false;
-            for import in self.observed.imports.values_mut().filter(|import| import.state == ImportState::Running) {
+            for import in self
+                .observed
+                .imports
+                .values_mut()
+                .filter(|import| import.state == ImportState::Running)
+            {
                 (import.state, import.ended) = (ImportState::Done, Some(self.now));
                 imported = true;
             }
@@ -120,7 +147,13 @@ impl Sim {
                 return;
             }
         }
-        panic!("not settled after 60 rounds: {:#?}", self.objects.keys().map(|key| self.plan(key)).collect::<Vec<_>>());
+        panic!(
+            "not settled after 60 rounds: {:#?}",
+            self.objects
+                .keys()
+                .map(|key| self.plan(key))
+                .collect::<Vec<_>>()
+        );
     }
 
     /// The process is gone: mounts of ours, imports and noted failures with it.
@@ -131,12 +164,16 @@ impl Sim {
     }
 
     fn epoch(&mut self) -> Epoch {
-        self.now = self.now.checked_add(jiff::SignedDuration::from_nanos(1)).unwrap();
+        self.now = self
+            .now
+            .checked_add(jiff::SignedDuration::from_nanos(1))
+            .unwrap();
         Epoch::of(self.now)
     }
 
     fn fresh(&mut self, id: Id, name: &str) -> Result<(), (operator::FailureKind, String)> {
-        let taken = self.observed.timeline_named(name).is_some() || self.observed.snapshot_named(name).is_some();
+        let taken = self.observed.timeline_named(name).is_some()
+            || self.observed.snapshot_named(name).is_some();
         assert!(!taken, "{name} is made a second time");
         assert!(self.used.insert(id), "id {id} is used again for {name}");
         Ok(())
@@ -144,7 +181,14 @@ impl Sim {
 
     pub fn add_timeline(&mut self, id: Id, name: &str, origin: Option<Origin>, settings: Settings) {
         let created = self.epoch();
-        let timeline = Timeline { id, name: name.to_owned(), created, origin, settings, usage: None };
+        let timeline = Timeline {
+            id,
+            name: name.to_owned(),
+            created,
+            origin,
+            settings,
+            usage: None,
+        };
         self.observed.timelines.insert(id, timeline);
     }
 
@@ -175,11 +219,23 @@ impl Sim {
                 assert!(!forks.is_empty());
                 let now = self.epoch();
                 let origin = match source {
-                    Point::Now(parent) => Origin { parent: *parent, cutoff: now, snapshot: None },
-                    Point::At(parent, cutoff) => Origin { parent: *parent, cutoff: *cutoff, snapshot: None },
+                    Point::Now(parent) => Origin {
+                        parent: *parent,
+                        cutoff: now,
+                        snapshot: None,
+                    },
+                    Point::At(parent, cutoff) => Origin {
+                        parent: *parent,
+                        cutoff: *cutoff,
+                        snapshot: None,
+                    },
                     Point::Snapshot(id) => {
                         let snapshot = &self.observed.snapshots[id];
-                        Origin { parent: snapshot.timeline, cutoff: snapshot.epoch, snapshot: Some(*id) }
+                        Origin {
+                            parent: snapshot.timeline,
+                            cutoff: snapshot.epoch,
+                            snapshot: Some(*id),
+                        }
                     }
                 };
                 if !matches!(source, Point::Snapshot(_)) {
@@ -190,7 +246,12 @@ impl Sim {
                     self.add_timeline(fork.id, &fork.name, Some(origin), fork.settings.clone());
                 }
             }
-            Action::Snapshot { id, name, source, labels } => {
+            Action::Snapshot {
+                id,
+                name,
+                source,
+                labels,
+            } => {
                 self.fresh(*id, name)?;
                 let now = self.epoch();
                 let (timeline, epoch) = match source {
@@ -212,15 +273,33 @@ impl Sim {
                 };
                 self.observed.snapshots.insert(*id, snapshot);
             }
-            Action::Mount { timeline, namespace, name, read_only } => {
-                assert_eq!(*read_only, self.observed.timelines[timeline].settings.read_only);
+            Action::Mount {
+                timeline,
+                namespace,
+                name,
+                read_only,
+            } => {
+                assert_eq!(
+                    *read_only,
+                    self.observed.timelines[timeline].settings.read_only
+                );
                 let path = format!("/forks/{namespace}/{name}");
-                assert!(self.observed.mounts.iter().all(|mount| mount.path != path), "{path} is mounted twice");
-                let mount = Mount { target: *timeline, path, read_only: *read_only, pod: None };
+                assert!(
+                    self.observed.mounts.iter().all(|mount| mount.path != path),
+                    "{path} is mounted twice"
+                );
+                let mount = Mount {
+                    target: *timeline,
+                    path,
+                    read_only: *read_only,
+                    pod: None,
+                };
                 self.observed.mounts.push(mount);
             }
             Action::Unmount { target, path } => {
-                self.observed.mounts.retain(|mount| !(mount.target == *target && mount.path == *path));
+                self.observed
+                    .mounts
+                    .retain(|mount| !(mount.target == *target && mount.path == *path));
             }
             Action::UpdateSettings { timeline, settings } => {
                 self.observed.timelines.get_mut(timeline).unwrap().settings = settings.clone();
@@ -228,15 +307,39 @@ impl Sim {
             Action::DeleteTimeline { timeline } => {
                 let found = self.observed.timelines.remove(timeline).unwrap();
                 assert!(!found.settings.protected, "{} is protected", found.name);
-                assert!(found.settings.labels.contains_key(names::LABEL_KIND), "{} is not ours", found.name);
-                assert_eq!(self.observed.mounts_of(*timeline).count(), 0, "{} is mounted", found.name);
-                assert!(!self.observed.imports.get(timeline).is_some_and(|import| import.state == ImportState::Running));
+                assert!(
+                    found.settings.labels.contains_key(names::LABEL_KIND),
+                    "{} is not ours",
+                    found.name
+                );
+                assert_eq!(
+                    self.observed.mounts_of(*timeline).count(),
+                    0,
+                    "{} is mounted",
+                    found.name
+                );
+                assert!(
+                    !self
+                        .observed
+                        .imports
+                        .get(timeline)
+                        .is_some_and(|import| import.state == ImportState::Running)
+                );
                 self.observed.imports.remove(timeline);
             }
             Action::DeleteSnapshot { snapshot } => {
                 let found = self.observed.snapshots.remove(snapshot).unwrap();
-                assert!(found.labels.contains_key(names::LABEL_KIND), "{} is not ours", found.name);
-                assert_eq!(self.observed.mounts_of(*snapshot).count(), 0, "{} is mounted", found.name);
+                assert!(
+                    found.labels.contains_key(names::LABEL_KIND),
+                    "{} is not ours",
+                    found.name
+                );
+                assert_eq!(
+                    self.observed.mounts_of(*snapshot).count(),
+                    0,
+                    "{} is mounted",
+                    found.name
+                );
             }
         }
         Ok(())
@@ -244,8 +347,19 @@ impl Sim {
 
     /// Names of everything in the store.
     pub fn store(&self) -> BTreeSet<String> {
-        let timelines = self.observed.timelines.values().map(|timeline| timeline.name.clone());
-        timelines.chain(self.observed.snapshots.values().map(|snapshot| snapshot.name.clone())).collect()
+        let timelines = self
+            .observed
+            .timelines
+            .values()
+            .map(|timeline| timeline.name.clone());
+        timelines
+            .chain(
+                self.observed
+                    .snapshots
+                    .values()
+                    .map(|snapshot| snapshot.name.clone()),
+            )
+            .collect()
     }
 }
 
