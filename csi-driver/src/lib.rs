@@ -1,1 +1,5 @@
 //! Does: FUSE volumes, the keeper, the node agent and the command line.
+
+pub mod fuse;
+pub mod keeper;
+pub mod mounts;

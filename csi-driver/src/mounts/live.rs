@@ -1,0 +1,162 @@
+//! One mount being served by this process.
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+use storage_engine::{Engine, Point, VolumeOptions};
+
+use super::MountsError;
+use super::notifier::{Notifier, Target};
+use super::state::State;
+use crate::fuse::adapter::{Adapter, Parts};
+use crate::fuse::backing::Backings;
+use crate::fuse::device::Device;
+use crate::fuse::negotiate::Negotiated;
+use crate::fuse::session::Session;
+use crate::keeper::wire::Record;
+
+/// A mount with its threads.
+pub(super) struct Live {
+    pub id: String,
+    pub mount_point: PathBuf,
+    pub device_number: String,
+    pub state: State,
+    pub device: Arc<Device>,
+    /// The record of backing files, to be given to another keeper when the first one is gone.
+    pub backing: OwnedFd,
+    pub adapter: Arc<Adapter>,
+    session: Session,
+    notifier: Mutex<Option<Notifier>>,
+    /// The serving process leaves the mount to its successor.
+    pub leaving: AtomicBool,
+    /// A lazy unmount is under way: the mount is out of sight and ends with its last user.
+    pub detached: AtomicBool,
+    finished: Mutex<bool>,
+    changed: Condvar,
+}
+
+/// What it takes to serve an initialised connection.
+pub(super) struct Connection {
+    pub id: String,
+    pub mount_point: PathBuf,
+    pub device_number: String,
+    pub state: State,
+    pub negotiated: Negotiated,
+    pub device: Arc<Device>,
+    pub backing: OwnedFd,
+    pub taken_over: bool,
+}
+
+impl Live {
+    /// Opens the volume and starts the threads.
+    pub(super) fn serve(engine: &Engine, connection: Connection) -> Result<Arc<Live>, MountsError> {
+        let Connection { id, mount_point, device_number, state, negotiated, device, backing, taken_over } = connection;
+        let volume = engine.volume(Point::from(state.point), VolumeOptions { origin: state.connection })?;
+        let system = |what: &'static str| {
+            let id = id.clone();
+            move |error| MountsError::Serve { id, what, error }
+        };
+        let record = backing.try_clone().map_err(system("copy a descriptor"))?;
+        let backings = Backings::from_record(Arc::clone(&device), record).map_err(system("read the record of backing files"))?;
+        let observed = !volume.read_only();
+        let adapter = Arc::new(Adapter::new(Parts {
+            volume,
+            connection: state.connection,
+            mode: state.mode,
+            negotiated,
+            taken_over,
+            backings: Some(backings),
+        }));
+        let handler = Arc::clone(&adapter);
+        let session = Session::start(Arc::clone(&device), &id, Box::new(move |request| handler.handle(request)));
+        let session = session.map_err(system("start a thread"))?;
+        let notifier = if observed {
+            let target = Target {
+                device: Arc::clone(&device),
+                adapter: Arc::clone(&adapter),
+                negotiated,
+                connection: state.connection,
+                taken_over,
+                name: id.clone(),
+            };
+            Some(Notifier::start(target).map_err(system("start a thread"))?)
+        } else {
+            None
+        };
+        Ok(Arc::new(Live {
+            id,
+            mount_point,
+            device_number,
+            state,
+            device,
+            backing,
+            adapter,
+            session,
+            notifier: Mutex::new(notifier),
+            leaving: AtomicBool::new(false),
+            detached: AtomicBool::new(false),
+            finished: Mutex::new(false),
+            changed: Condvar::new(),
+        }))
+    }
+
+    /// The keeper's record of this mount.
+    pub(super) fn record(&self) -> Result<Record, MountsError> {
+        record(&self.id, &self.mount_point, &self.device_number, &self.state)
+    }
+
+    /// Requests served, by opcode.
+    pub(super) fn requests(&self) -> std::collections::HashMap<u32, u64> {
+        self.session.requests()
+    }
+
+    /// Waits until the kernel has ended the connection or this process leaves it; true in the first case.
+    pub(super) fn wait_ended(&self) -> bool {
+        while !self.session.wait_ended(Duration::from_millis(500)) {
+            if self.leaving.load(Ordering::SeqCst) {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Stops the threads; requests that were read are answered first.
+    pub(super) fn stop(&self) {
+        if let Some(notifier) = self.notifier.lock().take() {
+            notifier.stop();
+        }
+        self.session.stop();
+    }
+
+    /// Waits until every change observed so far has been told to the kernel.
+    pub(super) fn pass_notifications(&self) {
+        if let Some(notifier) = self.notifier.lock().as_ref() {
+            notifier.pass();
+        }
+    }
+
+    /// Everything about the mount is cleaned up.
+    pub(super) fn finish(&self) {
+        *self.finished.lock() = true;
+        self.changed.notify_all();
+    }
+
+    /// Waits for [`Live::finish`]; false when it did not come in time.
+    pub(super) fn wait_finished(&self, timeout: Duration) -> bool {
+        let mut finished = self.finished.lock();
+        if !*finished {
+            self.changed.wait_for(&mut finished, timeout);
+        }
+        *finished
+    }
+}
+
+/// A keeper's record.
+pub(super) fn record(id: &str, mount_point: &std::path::Path, device: &str, state: &State) -> Result<Record, MountsError> {
+    let state = serde_json::to_value(state).map_err(|error| MountsError::Record { id: id.to_owned(), error: error.to_string() })?;
+    Ok(Record { id: id.to_owned(), mount_point: mount_point.to_string_lossy().into_owned(), device: device.to_owned(), state })
+}

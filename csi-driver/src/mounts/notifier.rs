@@ -1,0 +1,174 @@
+//! Tells the kernel of what another door changed: the engine's `Change` to notifications, on a thread of its own.
+//!
+//! A notification may wait for operations in the directory or for pages under writeback, which in turn need the
+//! threads that serve the mount. So neither those nor the engine's commit path ever write one: they put the change
+//! into a queue. That a reply with the older state is under way meanwhile is safe: the kernel takes the directory's
+//! lock before it drops a name, and drops attributes that were asked for before the notification.
+
+use std::collections::HashSet;
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::thread::JoinHandle;
+
+use storage_engine::{Change, Ino, NodeKind, Point, Volume, VolumeOptions};
+
+use crate::fuse::adapter::Adapter;
+use crate::fuse::device::Device;
+use crate::fuse::negotiate::Negotiated;
+
+/// A [`Change`] that owns its parts.
+#[derive(Debug)]
+enum Told {
+    Entry { parent: Ino, name: Vec<u8> },
+    Inode { ino: Ino },
+    Data { ino: Ino },
+    Rebased { from: Point },
+    /// Everything before has been told.
+    Passed(Sender<()>),
+}
+
+/// The thread that notifies one mount.
+pub(super) struct Notifier {
+    queue: Sender<Told>,
+    observation: Option<storage_engine::Observation>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What the thread needs.
+pub(super) struct Target {
+    pub device: Arc<Device>,
+    pub adapter: Arc<Adapter>,
+    pub negotiated: Negotiated,
+    pub connection: u64,
+    /// Another process served the mount before, so the kernel may know inodes that the adapter does not.
+    pub taken_over: bool,
+    pub name: String,
+}
+
+impl Notifier {
+    /// Begins to observe the mount's timeline.
+    pub(super) fn start(target: Target) -> io::Result<Notifier> {
+        let (queue, told) = mpsc::channel();
+        let volume = target.adapter.volume().clone();
+        let connection = target.connection;
+        let thread = std::thread::Builder::new().name("notify".into()).spawn(move || run(&target, &told))?;
+        let sender = parking_lot::Mutex::new(queue.clone());
+        let observer = Arc::new(move |change: &Change<'_>| {
+            // It fails only when the mount is going away.
+            let _ = sender.lock().send(owned(change));
+        });
+        let observation = volume.engine().observe(volume.timeline(), connection, observer);
+        Ok(Notifier { queue, observation: Some(observation), thread: Some(thread) })
+    }
+
+    /// Waits until every change that was observed before has been told to the kernel.
+    pub(super) fn pass(&self) {
+        let (sender, receiver) = mpsc::channel();
+        if self.queue.send(Told::Passed(sender)).is_ok() {
+            let _ = receiver.recv();
+        }
+    }
+
+    /// Stops observing. The thread ends when it has told what is queued; it is not waited for, since a notification
+    /// may need the session that is about to stop.
+    pub(super) fn stop(mut self) {
+        self.observation.take();
+        self.thread.take();
+    }
+}
+
+fn owned(change: &Change<'_>) -> Told {
+    match change {
+        Change::Entry { parent, name } => Told::Entry { parent: *parent, name: name.to_vec() },
+        Change::Inode { ino } => Told::Inode { ino: *ino },
+        Change::Data { ino } => Told::Data { ino: *ino },
+        Change::Rebased { from, .. } => Told::Rebased { from: *from },
+    }
+}
+
+fn run(target: &Target, queue: &Receiver<Told>) {
+    while let Ok(told) = queue.recv() {
+        let result = match &told {
+            Told::Entry { parent, name } => target.device.invalidate_entry(parent.0, name),
+            // A negative offset leaves the pages.
+            Told::Inode { ino } => target.device.invalidate_inode(ino.0, -1),
+            Told::Data { ino } => data(target, *ino),
+            Told::Rebased { from } => rebased(target, *from),
+            Told::Passed(sender) => {
+                let _ = sender.send(());
+                Ok(())
+            }
+        };
+        if let Err(error) = result {
+            if matches!(error.raw_os_error(), Some(libc::ENOTCONN | libc::ENODEV | libc::ECONNABORTED)) {
+                return;
+            }
+            tracing::warn!(mount = %target.name, ?told, %error, "the kernel refuses a notification");
+        }
+    }
+}
+
+/// The content changed. The pages go; and since with the write-back cache the kernel trusts its own length, the
+/// inode must go too, which it does unless a process has it open.
+fn data(target: &Target, ino: Ino) -> io::Result<()> {
+    target.device.invalidate_inode(ino.0, 0)?;
+    if target.negotiated.prunes() {
+        return target.device.prune(&[ino.0]);
+    }
+    // Older kernels: by its name.
+    let volume = target.adapter.volume();
+    let Ok(path) = volume.path_of(ino) else { return Ok(()) };
+    let split = path.iter().rposition(|byte| *byte == b'/').unwrap_or(0);
+    let (folder, name) = path.split_at(split);
+    let name = name.strip_prefix(b"/").unwrap_or(name);
+    match volume.resolve(folder) {
+        Ok(parent) => target.device.invalidate_entry(parent.ino.0, name),
+        Err(_) => Ok(()),
+    }
+}
+
+/// The timeline shows another state as a whole (a restore). Every name is looked up again, and everything about
+/// every inode the kernel may know is dropped. Cost: one notification per such inode.
+fn rebased(target: &Target, from: Point) -> io::Result<()> {
+    let mut nodes: HashSet<u64> = target.adapter.known().all().into_iter().collect();
+    nodes.insert(Ino::ROOT.0);
+    let epochs = target.negotiated.epochs();
+    if epochs {
+        target.device.increment_epoch()?;
+    }
+    // What a predecessor told the kernel is not known here, but it was in the state before.
+    if (target.taken_over || !epochs)
+        && let Ok(before) = target.adapter.volume().engine().volume(from, VolumeOptions { origin: target.connection })
+    {
+        walk(target, &before, &mut nodes, !epochs)?;
+    }
+    let nodes: Vec<u64> = nodes.into_iter().collect();
+    for node in &nodes {
+        target.device.invalidate_inode(*node, 0)?;
+    }
+    if target.negotiated.prunes() { target.device.prune(&nodes) } else { Ok(()) }
+}
+
+/// Adds every inode of a state, and drops its names where the kernel has no epochs.
+fn walk(target: &Target, before: &Volume, nodes: &mut HashSet<u64>, names: bool) -> io::Result<()> {
+    const PAGE: usize = 1024;
+    let mut folders = vec![Ino::ROOT];
+    while let Some(folder) = folders.pop() {
+        let mut after = 0;
+        while let Ok(entries) = before.read_dir(folder, after, PAGE) {
+            let Some(last) = entries.last() else { break };
+            after = last.cookie;
+            for entry in entries {
+                nodes.insert(entry.ino.0);
+                if entry.kind == NodeKind::Directory {
+                    folders.push(entry.ino);
+                }
+                if names {
+                    target.device.invalidate_entry(folder.0, &entry.name)?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
