@@ -297,36 +297,51 @@ impl Mounts {
         self.inner.live.lock().clear();
     }
 
-    /// Unmounts everything, in use or not, and ends the keeper. Programs that still use a mount get errors after
-    /// `patience`.
+    /// Unmounts everything and ends the keeper. Programs that still use a mount after `patience` get errors.
     ///
     /// # Errors
     /// The first that a mount or the keeper reported; the rest is unmounted all the same.
     pub fn shut_down(&self, patience: Duration) -> Result<(), MountsError> {
         self.inner.ending.store(true, Ordering::SeqCst);
+        let deadline = Instant::now() + patience;
         let mut first = None;
         for live in self.inner.lives() {
-            if !live.detached.load(Ordering::SeqCst)
-                && let Err(error) = self.unmount(&live.id, true)
-            {
+            if let Err(error) = self.end_one(&live, deadline) {
                 first.get_or_insert(error);
-            }
-        }
-        let deadline = Instant::now() + patience;
-        for live in self.inner.lives() {
-            if !live.wait_finished(deadline.saturating_duration_since(Instant::now())) {
-                tracing::warn!(mount = %live.id, "a mount is still in use; its users get errors from now on");
-                // Closing the last descriptors aborts the connection.
-                live.leaving.store(true, Ordering::SeqCst);
-                live.stop();
-                let _ = self.inner.keeper.forget(&live.id);
-                self.inner.live.lock().remove(&live.id);
             }
         }
         if let Err(error) = self.inner.keeper.shutdown() {
             first.get_or_insert(error.into());
         }
         first.map_or(Ok(()), Err)
+    }
+
+    fn end_one(&self, live: &Live, deadline: Instant) -> Result<(), MountsError> {
+        let mut result = Ok(());
+        while !live.detached.load(Ordering::SeqCst) {
+            match self.unmount(&live.id, false) {
+                Ok(()) => break,
+                Err(MountsError::Busy { .. }) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(50)),
+                Err(MountsError::Busy { .. }) => {
+                    tracing::warn!(mount = %live.id, "a mount is still in use; its users get errors from now on");
+                    result = self.inner.keeper.sync(&live.id, SYNC_TIMEOUT).map_err(MountsError::from);
+                    self.inner.keeper.unmount(&live.id, true, true, SYNC_TIMEOUT)?;
+                    break;
+                }
+                Err(error) => {
+                    result = Err(error);
+                    break;
+                }
+            }
+        }
+        if !live.wait_finished(deadline.saturating_duration_since(Instant::now()).max(Duration::from_secs(1))) {
+            // Detached and still in use, perhaps from another namespace: closing the last descriptors aborts it.
+            live.leaving.store(true, Ordering::SeqCst);
+            live.stop();
+            self.inner.keeper.forget(&live.id)?;
+            self.inner.live.lock().remove(&live.id);
+        }
+        result
     }
 }
 

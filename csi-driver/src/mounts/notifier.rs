@@ -24,6 +24,8 @@ enum Told {
     Inode { ino: Ino },
     Data { ino: Ino },
     Rebased { from: Point },
+    /// The mount is going away.
+    Stop,
     /// Everything before has been told.
     Passed(Sender<()>),
 }
@@ -50,7 +52,7 @@ impl Notifier {
     /// Begins to observe the mount's timeline.
     pub(super) fn start(target: Target) -> io::Result<Notifier> {
         let (queue, told) = mpsc::channel();
-        let volume = target.adapter.volume().clone();
+        let adapter = Arc::clone(&target.adapter);
         let connection = target.connection;
         let thread = std::thread::Builder::new().name("notify".into()).spawn(move || run(&target, &told))?;
         let sender = parking_lot::Mutex::new(queue.clone());
@@ -58,7 +60,7 @@ impl Notifier {
             // It fails only when the mount is going away.
             let _ = sender.lock().send(owned(change));
         });
-        let observation = volume.engine().observe(volume.timeline(), connection, observer);
+        let observation = adapter.volume().engine().observe(adapter.volume().timeline(), connection, observer);
         Ok(Notifier { queue, observation: Some(observation), thread: Some(thread) })
     }
 
@@ -74,6 +76,7 @@ impl Notifier {
     /// may need the session that is about to stop.
     pub(super) fn stop(mut self) {
         self.observation.take();
+        let _ = self.queue.send(Told::Stop);
         self.thread.take();
     }
 }
@@ -95,6 +98,7 @@ fn run(target: &Target, queue: &Receiver<Told>) {
             Told::Inode { ino } => target.device.invalidate_inode(ino.0, -1),
             Told::Data { ino } => data(target, *ino),
             Told::Rebased { from } => rebased(target, *from),
+            Told::Stop => return,
             Told::Passed(sender) => {
                 let _ = sender.send(());
                 Ok(())
