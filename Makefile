@@ -51,6 +51,8 @@ lint: ## formatting, clippy, documentation, generated files, licences, advisorie
 
 bench: ## the benchmarks, as ratios measured in one run (minutes)
 	@./e2e/setup build test
+	$(CARGO) bench $(LOCKED) --package storage-engine --bench engine
+	$(CARGO) build $(LOCKED) --release --workspace --bins
 	$(CARGO) run $(LOCKED) --release --package e2e --bin bench
 
 generate: ## write the generated files again (custom resource definitions)
