@@ -12,9 +12,24 @@ use std::time::{Duration, Instant};
 use storage_engine::import::import_directory;
 use storage_engine::*;
 
-const ME: Caller = Caller { uid: 0, gid: 0, umask: 0, request: None };
-const FILE: NewNode<'static> = NewNode { kind: NodeKind::File, mode: 0o644, rdev: 0, target: &[] };
-const DIR: NewNode<'static> = NewNode { kind: NodeKind::Directory, mode: 0o755, rdev: 0, target: &[] };
+const ME: Caller = Caller {
+    uid: 0,
+    gid: 0,
+    umask: 0,
+    request: None,
+};
+const FILE: NewNode<'static> = NewNode {
+    kind: NodeKind::File,
+    mode: 0o644,
+    rdev: 0,
+    target: &[],
+};
+const DIR: NewNode<'static> = NewNode {
+    kind: NodeKind::Directory,
+    mode: 0o755,
+    rdev: 0,
+    target: &[],
+};
 
 fn main() -> Result<()> {
     let dir = std::env::var_os("ANABRANCH_BENCH_DIR").map_or_else(default_dir, PathBuf::from);
@@ -37,12 +52,26 @@ fn open(dir: &Path) -> Result<Engine> {
 }
 
 fn root(engine: &Engine, name: &str) -> Result<Volume> {
-    let t = engine.create_root(CreateRoot { name: name.into(), ..Default::default() })?;
+    let t = engine.create_root(CreateRoot {
+        name: name.into(),
+        ..Default::default()
+    })?;
     engine.volume(Point::Now(t.id), VolumeOptions::default())
 }
 
-fn fork(engine: &Engine, name: String, source: Point, durability: Durability) -> Result<TimelineInfo> {
-    engine.fork(ForkRequest { id: None, name, source, settings: Settings::default(), durability })
+fn fork(
+    engine: &Engine,
+    name: String,
+    source: Point,
+    durability: Durability,
+) -> Result<TimelineInfo> {
+    engine.fork(ForkRequest {
+        id: None,
+        name,
+        source,
+        settings: Settings::default(),
+        durability,
+    })
 }
 
 /// Median time of `n` calls.
@@ -63,18 +92,29 @@ fn micros(d: Duration) -> f64 {
 
 /// Fork and snapshot latency against the number of files: flat.
 fn forks_by_size(dir: &Path) -> Result<()> {
-    let largest: u64 = std::env::var("ANABRANCH_BENCH_FILES").ok().and_then(|s| s.parse().ok()).unwrap_or(1_000_000);
+    let largest: u64 = std::env::var("ANABRANCH_BENCH_FILES")
+        .ok()
+        .and_then(|s| s.parse().ok())
+        .unwrap_or(1_000_000);
     println!("\nfork and snapshot latency by number of files (median of 300 each, µs)");
-    println!("{:>9} {:>10} {:>12} {:>12} {:>14} {:>14}", "files", "fork", "fork+sync", "snapshot", "snapshot+sync", "fork ratio");
+    println!(
+        "{:>9} {:>10} {:>12} {:>12} {:>14} {:>14}",
+        "files", "fork", "fork+sync", "snapshot", "snapshot+sync", "fork ratio"
+    );
     let mut first = None;
-    for files in [1_000u64, 100_000, 1_000_000].into_iter().filter(|n| *n <= largest) {
+    for files in [1_000u64, 100_000, 1_000_000]
+        .into_iter()
+        .filter(|n| *n <= largest)
+    {
         let store = dir.join(files.to_string());
         let engine = open(&store)?;
         let v = root(&engine, "base")?;
         let mut parent = Ino::ROOT;
         for i in 0..files {
             if i % 1000 == 0 {
-                parent = v.create(&ME, Ino::ROOT, format!("d{i}").as_bytes(), &DIR)?.ino;
+                parent = v
+                    .create(&ME, Ino::ROOT, format!("d{i}").as_bytes(), &DIR)?
+                    .ino;
             }
             v.create(&ME, parent, format!("f{i}").as_bytes(), &FILE)?;
         }
@@ -92,8 +132,12 @@ fn forks_by_size(dir: &Path) -> Result<()> {
         };
         let (memory, local) = (Durability::Memory, Durability::Local);
         engine.sync()?;
-        let plain = median(300, |i| fork(&engine, format!("m{i}"), Point::Now(base), memory).map(drop))?;
-        let synced = median(300, |i| fork(&engine, format!("l{i}"), Point::Now(base), local).map(drop))?;
+        let plain = median(300, |i| {
+            fork(&engine, format!("m{i}"), Point::Now(base), memory).map(drop)
+        })?;
+        let synced = median(300, |i| {
+            fork(&engine, format!("l{i}"), Point::Now(base), local).map(drop)
+        })?;
         let snap = median(300, |i| snapshot(format!("m{i}"), memory))?;
         let snap_synced = median(300, |i| snapshot(format!("l{i}"), local))?;
         let ratio = micros(plain) / micros(*first.get_or_insert(plain));
@@ -115,7 +159,9 @@ fn many_forks(dir: &Path) -> Result<()> {
     let engine = open(dir)?;
     let v = root(&engine, "base")?;
     for i in 0..1000 {
-        let ino = v.create(&ME, Ino::ROOT, format!("f{i}").as_bytes(), &FILE)?.ino;
+        let ino = v
+            .create(&ME, Ino::ROOT, format!("f{i}").as_bytes(), &FILE)?
+            .ino;
         v.write(&ME, ino, 0, &[7; 4096], WriteOptions::default())?;
     }
     let snapshot = engine.snapshot(SnapshotRequest {
@@ -131,32 +177,52 @@ fn many_forks(dir: &Path) -> Result<()> {
     let engine = open(dir)?;
     let start = Instant::now();
     for i in 0..FORKS {
-        fork(&engine, format!("f{i}"), Point::Snapshot(snapshot.id), Durability::Memory)?;
+        fork(
+            &engine,
+            format!("f{i}"),
+            Point::Snapshot(snapshot.id),
+            Durability::Memory,
+        )?;
     }
     engine.sync()?;
     let each = start.elapsed() / FORKS as u32;
     engine.close()?;
     let bytes = disk_bytes(dir).saturating_sub(before) / FORKS as u64;
-    println!("\n{FORKS} forks of one snapshot: {:.1} µs and {bytes} bytes on disk each", micros(each));
+    println!(
+        "\n{FORKS} forks of one snapshot: {:.1} µs and {bytes} bytes on disk each",
+        micros(each)
+    );
     let start = Instant::now();
     open(dir)?.close()?;
-    println!("opening and closing a store with them: {:.0} ms", start.elapsed().as_secs_f64() * 1e3);
+    println!(
+        "opening and closing a store with them: {:.0} ms",
+        start.elapsed().as_secs_f64() * 1e3
+    );
     Ok(())
 }
 
 /// Reading a small file of the oldest ancestor through lineages of several depths.
 fn depth(dir: &Path) -> Result<()> {
-    println!("\nlook-up and read of a 4 KiB file of the oldest ancestor, by depth (median of 20,000, µs)");
+    println!(
+        "\nlook-up and read of a 4 KiB file of the oldest ancestor, by depth (median of 20,000, µs)"
+    );
     let engine = open(dir)?;
     let v = root(&engine, "base")?;
     for i in 0..1000 {
-        let ino = v.create(&ME, Ino::ROOT, format!("f{i}").as_bytes(), &FILE)?.ino;
+        let ino = v
+            .create(&ME, Ino::ROOT, format!("f{i}").as_bytes(), &FILE)?
+            .ino;
         v.write(&ME, ino, 0, &[7; 4096], WriteOptions::default())?;
     }
     let mut at = v.timeline();
     let mut first = None;
     for depth in 1..=64 {
-        let t = fork(&engine, format!("d{depth}"), Point::Now(at), Durability::Memory)?;
+        let t = fork(
+            &engine,
+            format!("d{depth}"),
+            Point::Now(at),
+            Durability::Memory,
+        )?;
         let v = engine.volume(Point::Now(t.id), VolumeOptions::default())?;
         // Each level writes something of its own: an empty one would be left out of the lineage.
         v.create(&ME, Ino::ROOT, format!("own{depth}").as_bytes(), &FILE)?;
@@ -175,17 +241,32 @@ fn depth(dir: &Path) -> Result<()> {
 
 /// Import of a real tree against `cp -a` of the same one to the same disk, both with a sync at the end.
 fn import(dir: &Path) -> Result<()> {
-    let tree = std::env::var_os("ANABRANCH_BENCH_TREE").map(PathBuf::from).or_else(registry);
+    let tree = std::env::var_os("ANABRANCH_BENCH_TREE")
+        .map(PathBuf::from)
+        .or_else(registry);
     let Some(tree) = tree.filter(|t| t.is_dir()) else {
         println!("\nimport: not measured, there is no tree (set ANABRANCH_BENCH_TREE)");
         return Ok(());
     };
     // Read once, so that both have it in the page cache.
-    let _ = Command::new("cp").arg("-a").arg(&tree).arg(dir.join("warm")).status();
+    let _ = Command::new("cp")
+        .arg("-a")
+        .arg(&tree)
+        .arg(dir.join("warm"))
+        .status();
     let copy = dir.join("copy");
     let start = Instant::now();
-    let copied = Command::new("cp").arg("-a").arg(&tree).arg(&copy).status().is_ok_and(|s| s.success());
-    let synced = Command::new("sync").arg("-f").arg(&copy).status().is_ok_and(|s| s.success());
+    let copied = Command::new("cp")
+        .arg("-a")
+        .arg(&tree)
+        .arg(&copy)
+        .status()
+        .is_ok_and(|s| s.success());
+    let synced = Command::new("sync")
+        .arg("-f")
+        .arg(&copy)
+        .status()
+        .is_ok_and(|s| s.success());
     let cp = start.elapsed();
     let engine = open(&dir.join("import"))?;
     let v = root(&engine, "base")?;
@@ -216,7 +297,9 @@ fn registry() -> Option<PathBuf> {
 /// Bytes that a folder takes on disk.
 fn disk_bytes(dir: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt;
-    let Ok(entries) = std::fs::read_dir(dir) else { return 0 };
+    let Ok(entries) = std::fs::read_dir(dir) else {
+        return 0;
+    };
     entries
         .flatten()
         .map(|e| match e.metadata() {

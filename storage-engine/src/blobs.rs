@@ -155,11 +155,6 @@ impl Blobs {
             None => Ok(()),
         }
     }
-
-    /// Forgets the open handle of a file.
-    pub fn forget(&self, id: FileId) {
-        self.open.lock().remove(&id);
-    }
 }
 
 /// Whether the id is an object file's, not a segment's.

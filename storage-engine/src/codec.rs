@@ -91,10 +91,6 @@ impl<'a> Reader<'a> {
         let n = self.u32()?;
         self.bytes(n as usize)
     }
-    pub fn string(&mut self) -> Result<String> {
-        let bytes = self.short()?;
-        String::from_utf8(bytes.to_vec()).map_err(|_| self.bad("holds text that is not UTF-8"))
-    }
     /// How many bytes are left.
     pub fn remaining(&self) -> usize {
         self.rest.len()

@@ -192,7 +192,7 @@ impl Engine {
             segment.file.sync_data().context("sync", &segment.path)?;
         }
         let mut catalog = Catalog::default();
-        index.catalog(|key, value| catalog.load(&key[..], value))?;
+        index.catalog(|key, value| catalog.load(key, value))?;
         for timeline in catalog.timelines.values() {
             epoch = epoch.max(timeline.created);
             epoch = timeline

@@ -1,4 +1,5 @@
 //! Differences between points: compared with a walk over both whole trees.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,5 @@
 //! The shortest way through the engine: everything at least once.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use storage_engine::*;
 

@@ -85,8 +85,8 @@ impl Check<'_> {
                 let compared = self.check_usage(cut, &state, &counted);
                 self.unreadable(compared);
             }
-            if !known.contains_key(&key) {
-                known.insert(key, different.len());
+            if let std::collections::hash_map::Entry::Vacant(unknown) = known.entry(key) {
+                unknown.insert(different.len());
                 different.push(Same {
                     state,
                     also: Vec::new(),

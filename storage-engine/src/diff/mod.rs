@@ -13,8 +13,8 @@ use serde::Serialize;
 
 use crate::engine::{Engine, Point};
 use crate::error::Result;
+use crate::files::View;
 use crate::files::types::NodeKind;
-use crate::files::{View, Volume};
 use crate::ids::Ino;
 use crate::index::keys::RecordKey;
 use crate::index::lineage;
@@ -73,6 +73,10 @@ fn as_text<S: serde::Serializer>(bytes: &[u8], s: S) -> Result<S::Ok, S::Error> 
 
 /// A name in a directory.
 type Name = (Ino, Vec<u8>);
+/// What a name stands for.
+type Node = (Ino, NodeKind);
+/// What a path stands for at the first and at the second point.
+type Sides = (Option<Node>, Option<Node>);
 
 impl Engine {
     /// What differs between two points of any timelines: added, removed, changed and renamed paths with
@@ -124,7 +128,6 @@ impl Engine {
             before: before.view()?,
             after: after.view()?,
             shared_inos,
-            volumes: (&before, &after),
         }
         .run(&changed)
     }
@@ -134,7 +137,6 @@ struct Comparison<'a> {
     before: View<'a>,
     after: View<'a>,
     shared_inos: u64,
-    volumes: (&'a Volume, &'a Volume),
 }
 
 impl Comparison<'_> {
@@ -144,8 +146,8 @@ impl Comparison<'_> {
     }
 
     fn run(&self, changed: &BTreeSet<Vec<u8>>) -> Result<Diff> {
-        let mut removed: BTreeMap<Name, (Ino, NodeKind)> = BTreeMap::new();
-        let mut added: BTreeMap<Name, (Ino, NodeKind)> = BTreeMap::new();
+        let mut removed: BTreeMap<Name, Node> = BTreeMap::new();
+        let mut added: BTreeMap<Name, Node> = BTreeMap::new();
         let mut touched: BTreeMap<Ino, BTreeSet<u32>> = BTreeMap::new();
         for key in changed {
             match RecordKey::decode(key)? {
@@ -178,8 +180,7 @@ impl Comparison<'_> {
         let mut diff = Diff::default();
         let mut renamed = BTreeSet::new();
         self.pair_renames(&mut removed, &mut added, &touched, &mut renamed, &mut diff)?;
-        let mut paths: BTreeMap<Vec<u8>, (Option<(Ino, NodeKind)>, Option<(Ino, NodeKind)>)> =
-            BTreeMap::new();
+        let mut paths: BTreeMap<Vec<u8>, Sides> = BTreeMap::new();
         for ((parent, name), node) in removed {
             paths
                 .entry(join(&self.before, parent, &name)?)
@@ -208,8 +209,8 @@ impl Comparison<'_> {
     /// Takes names of one file that went and came as renames.
     fn pair_renames(
         &self,
-        removed: &mut BTreeMap<Name, (Ino, NodeKind)>,
-        added: &mut BTreeMap<Name, (Ino, NodeKind)>,
+        removed: &mut BTreeMap<Name, Node>,
+        added: &mut BTreeMap<Name, Node>,
         touched: &BTreeMap<Ino, BTreeSet<u32>>,
         renamed: &mut BTreeSet<Ino>,
         diff: &mut Diff,
@@ -220,8 +221,7 @@ impl Comparison<'_> {
                 gone.entry(*ino).or_default().push(name.clone());
             }
         }
-        let came: Vec<(Name, (Ino, NodeKind))> =
-            added.iter().map(|(n, v)| (n.clone(), *v)).collect();
+        let came: Vec<(Name, Node)> = added.iter().map(|(n, v)| (n.clone(), *v)).collect();
         for (new, (ino, node)) in came {
             let Some(old) = gone.get_mut(&ino).and_then(Vec::pop) else {
                 continue;
@@ -247,12 +247,7 @@ impl Comparison<'_> {
     }
 
     /// A path whose name stands for something else, or for nothing, on one side.
-    fn names(
-        &self,
-        path: Vec<u8>,
-        sides: (Option<(Ino, NodeKind)>, Option<(Ino, NodeKind)>),
-        diff: &mut Diff,
-    ) -> Result<()> {
+    fn names(&self, path: Vec<u8>, sides: Sides, diff: &mut Diff) -> Result<()> {
         match sides {
             (Some((old, old_kind)), Some((new, new_kind))) if old_kind == new_kind => {
                 let (differs, changed_bytes) = self.compare_files(old, new)?;
@@ -319,7 +314,7 @@ impl Comparison<'_> {
     }
 }
 
-fn entry(view: &View<'_>, parent: Ino, name: &[u8]) -> Result<Option<(Ino, NodeKind)>> {
+fn entry(view: &View<'_>, parent: Ino, name: &[u8]) -> Result<Option<Node>> {
     Ok(
         match view
             .get(&RecordKey::Dirent(parent, name.to_vec()))?

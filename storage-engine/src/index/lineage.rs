@@ -28,6 +28,9 @@ pub(crate) fn is_own(hops: &[Hop], hop: usize, timeline: TimelineId) -> bool {
     hops.iter().take(hop + 1).all(|h| h.timeline == timeline)
 }
 
+/// A record or tombstone of a scan: relative key, epoch, row, and the hop that it was found in.
+pub(crate) type Row = (Vec<u8>, Epoch, Vec<u8>, usize);
+
 /// A record as a lineage sees it.
 #[derive(Clone, Debug)]
 pub(crate) struct Seen {
@@ -92,7 +95,7 @@ impl<'a> Scan<'a> {
     }
 
     /// The next record or tombstone: key, epoch, row, hop.
-    pub fn next_row(&mut self) -> Result<Option<(Vec<u8>, Epoch, Vec<u8>, usize)>> {
+    pub fn next_row(&mut self) -> Result<Option<Row>> {
         let mut least: Option<usize> = None;
         for i in 0..self.hops.len() {
             let source = &mut self.hops[i];

@@ -32,7 +32,6 @@ impl SegmentFile {
 pub(crate) struct Frame {
     pub header: Header,
     pub rows: Vec<Row>,
-    pub segment: FileId,
 }
 
 /// All segments, oldest first. A file whose making was cut short (no readable header, no frame in it)
@@ -256,11 +255,7 @@ pub(crate) fn read_frame(segment: &SegmentFile, offset: u64, previous: &Chain) -
         return Ok(Found::Bad("the frame does not continue the one before it"));
     }
     match frame::decode_rows(&rows) {
-        Ok(rows) => Ok(Found::Frame(Box::new(Frame {
-            header,
-            rows,
-            segment: segment.id(),
-        }))),
+        Ok(rows) => Ok(Found::Frame(Box::new(Frame { header, rows }))),
         Err(_) => Ok(Found::Bad("the frame's rows cannot be decoded")),
     }
 }

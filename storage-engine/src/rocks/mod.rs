@@ -217,15 +217,6 @@ impl Index {
         self.walk(CATALOG, &[], |key, value| each(key, value))
     }
 
-    /// All deadlist records of a timeline: key (after the timeline) and value.
-    pub fn dead(
-        &self,
-        timeline: TimelineId,
-        each: impl FnMut(&[u8], &[u8]) -> Result<()>,
-    ) -> Result<()> {
-        self.walk(DEAD, &timeline.0, each)
-    }
-
     /// Every stored version of a timeline: relative key and inverted epoch, and row.
     pub fn versions(
         &self,
@@ -287,15 +278,6 @@ impl Index {
             ino: (ino != 0).then_some(Ino(ino)),
             size,
         }))
-    }
-
-    /// Bytes of the index on disk, roughly.
-    pub fn disk_bytes(&self) -> u64 {
-        self.db
-            .property_int_value("rocksdb.total-sst-files-size")
-            .ok()
-            .flatten()
-            .unwrap_or(0)
     }
 }
 
