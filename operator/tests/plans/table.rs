@@ -228,12 +228,7 @@ fn every_source_becomes_its_point_or_says_what_is_awaited() {
             "[] Stalled SourceUnavailable",
         ),
     ] {
-        let mut sim = Sim {
-            observed: sim.observed.clone(),
-            objects: sim.objects.clone(),
-            now: sim.now,
-            ..Sim::new()
-        };
+        let mut sim = sim.clone();
         sim.apply(&fork(name, &source, EVER, ""));
         let plan = expect(&sim, &key(Kind::Fork, name), wanted);
         assert_eq!(
@@ -740,12 +735,7 @@ fn retained_data_is_kept_and_taken_over_by_the_next_bucket() {
         (spec, "[change settings] Reconciling Updating"),
         ("", "[change settings] Reconciling Updating"),
     ] {
-        let mut sim = Sim {
-            observed: sim.observed.clone(),
-            objects: sim.objects.clone(),
-            now: sim.now,
-            ..Sim::new()
-        };
+        let mut sim = sim.clone();
         sim.die();
         sim.apply(&bucket(spec));
         expect(&sim, &base(), wanted);

@@ -10,6 +10,7 @@ use operator::{
 };
 
 /// The store, the objects and the clock.
+#[derive(Clone)]
 pub struct Sim {
     pub now: Timestamp,
     pub observed: Observed,
