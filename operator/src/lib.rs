@@ -3,7 +3,8 @@
 //!
 //! # How plan, apply and status fit together
 //!
-//! For each object, again and again, whenever something changed or [`Plan::next`] has come:
+//! For each object, again and again, whenever something changed (the object, what is observed, the status of an object in
+//! [`Plan::waits`]) or [`Plan::next`] has come:
 //!
 //! 1. **observe**: report what the engine holds, what is being imported and what is mounted ([`Observed`]), and what the
 //!    other objects are ([`Peers`]);

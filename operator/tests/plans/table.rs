@@ -656,31 +656,36 @@ fn lost_data_is_said_and_not_made_anew() {
     let mut sim = Sim::new();
     sim.apply(&(quickstart() + &fork("one", "bucket: base", EVER, "")));
     sim.settle();
-    sim.observed.timelines.retain(|_, timeline| {
-        ![
-            "bucket/default/base",
-            "fork/default/agent-1",
-            "fork/default/one",
-        ]
-        .contains(&timeline.name.as_str())
-    });
-    sim.observed.snapshots.clear();
-    sim.observed
-        .mounts
-        .retain(|mount| sim.observed.timelines.contains_key(&mount.target));
-    let left = sim.store();
-    for round in 0..2 {
-        for key in [
-            base(),
-            key(Kind::Snapshot, "v1"),
-            key(Kind::Fork, "agent"),
-            key(Kind::Fork, "one"),
-        ] {
-            let plan = expect(&sim, &key, "[] Stalled DataLost");
-            assert!(
-                plan.state.message().contains("Delete the object"),
-                "{round}"
-            );
+    let drop = |sim: &mut Sim, names: &[&str]| {
+        let lost = |name: &String| names.contains(&name.as_str());
+        sim.observed
+            .timelines
+            .retain(|_, timeline| !lost(&timeline.name));
+        sim.observed
+            .snapshots
+            .retain(|_, snapshot| !lost(&snapshot.name));
+        let timelines = sim.observed.timelines.clone();
+        sim.observed
+            .mounts
+            .retain(|mount| timelines.contains_key(&mount.target));
+    };
+    let (agent, one) = (key(Kind::Fork, "agent"), key(Kind::Fork, "one"));
+    let (v1, bucket_key) = (key(Kind::Snapshot, "v1"), base());
+    let mut lost = vec![&agent, &one];
+    // First the forks, whose sources are still there; then the sources, too.
+    for (names, also) in [
+        (["fork/default/agent-1", "fork/default/one"], vec![]),
+        (
+            ["bucket/default/base", "snapshot/default/v1"],
+            vec![&v1, &bucket_key],
+        ),
+    ] {
+        drop(&mut sim, &names);
+        lost.extend(also.iter());
+        let left = sim.store();
+        for key in &lost {
+            let plan = expect(&sim, key, "[] Stalled DataLost");
+            assert!(plan.state.message().contains("Delete the object"));
         }
         sim.settle();
         assert_eq!(sim.store(), left);

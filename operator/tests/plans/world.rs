@@ -113,7 +113,8 @@ impl Sim {
                 worked = true;
                 continue;
             }
-            self.objects.insert(key.clone(), plan.object);
+            // What others wait for may have changed with the status.
+            worked |= self.objects.insert(key.clone(), plan.object.clone()) != Some(plan.object);
             for action in plan.actions {
                 spend(budget)?;
                 worked = true;
