@@ -145,7 +145,7 @@ impl Engine {
         };
         if options.create {
             std::fs::create_dir_all(&layout.root).context("create", &layout.root)?;
-        } else if !layout.store_json().exists() {
+        } else if !layout.store_json().exists() && !layout.log().exists() {
             return Err(Error::not_found(format!(
                 "a store in {}",
                 layout.root.display()
@@ -533,5 +533,47 @@ impl Inner {
     /// The state if it is in memory.
     pub fn loaded_state(&self, id: TimelineId) -> Option<Arc<TimelineState>> {
         self.live.lock().get(&id).cloned()
+    }
+}
+
+impl Drop for Inner {
+    /// RocksDB writes out what it has in memory when it is closed, asked or not: the log must be on disk
+    /// before, as it is before every other flush.
+    fn drop(&mut self) {
+        if !self.closed.load(Ordering::Acquire)
+            && let Err(error) = self.durable.sync()
+        {
+            tracing::error!(%error, "syncing the log while dropping the engine");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_is_on_disk_before_an_engine_that_was_not_closed_gives_its_index_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let engine = Engine::open(dir.path(), Options::default()).unwrap();
+        engine
+            .create_root(crate::CreateRoot {
+                name: "a".into(),
+                durability: Durability::Memory,
+                ..Default::default()
+            })
+            .unwrap();
+        let durable = Arc::clone(&engine.inner.durable);
+        assert!(durable.synced() < durable.appended());
+        drop(engine);
+        let index = dir.path().join("index");
+        let flushed = std::fs::read_dir(index)
+            .unwrap()
+            .any(|e| e.unwrap().path().extension().is_some_and(|e| e == "sst"));
+        assert!(
+            flushed,
+            "RocksDB does not flush any more: then this is not needed"
+        );
+        assert_eq!(durable.synced(), durable.appended());
     }
 }

@@ -90,7 +90,7 @@ pub(crate) fn open(layout: &Layout, create: bool, ids: &dyn IdSource) -> Result<
     let path = layout.store_json();
     let mut store = match fs::read(&path) {
         Ok(bytes) => parse(&path, &bytes)?,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound && create => {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
             // A directory with a log or an index but no identity is damaged, not new.
             for leftover in [layout.log(), layout.index()] {
                 if leftover.exists() {
@@ -101,18 +101,18 @@ pub(crate) fn open(layout: &Layout, create: bool, ids: &dyn IdSource) -> Result<
                     )));
                 }
             }
+            if !create {
+                return Err(Error::not_found(format!(
+                    "a store in {}",
+                    layout.root.display()
+                )));
+            }
             let id = ids.next().context("make an id for", &path)?;
             StoreFile {
                 format: FORMAT,
                 store_id: hex::encode(id),
                 term: 0,
             }
-        }
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            return Err(Error::not_found(format!(
-                "a store in {}",
-                layout.root.display()
-            )));
         }
         Err(e) => return Err(Error::io("read", &path, &e)),
     };

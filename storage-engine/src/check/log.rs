@@ -15,6 +15,9 @@ use crate::log::segment::{SEGMENT_HEADER_BYTES, SegmentHeader, parse_segment_nam
 use super::report::{CheckPhase, FindingKind, Place};
 use super::{Check, Cut};
 
+/// Bytes of a segment's header that mean something.
+const SEGMENT_HEADER_USED: u64 = 68;
+
 /// What is carried from frame to frame.
 struct Walk<'c> {
     /// Where the next frame or segment must begin.
@@ -187,6 +190,7 @@ impl Check<'_> {
             );
         }
         walk.chain = Some(segment.header.chain);
+        self.check_zeros(segment, SEGMENT_HEADER_USED, SEGMENT_HEADER_BYTES as u64);
         let mut offset = SEGMENT_HEADER_BYTES as u64;
         walk.at = Position(base.0 + offset);
         self.pass_digests(walk);
@@ -317,7 +321,27 @@ impl Check<'_> {
             }
             Err(e) => complain(&mut self.findings, e.to_string()),
         }
-        Ok(offset + header.total())
+        let next = offset + header.total();
+        let used = HEADER_BYTES as u64 + u64::from(header.data_len) + u64::from(header.rows_len);
+        self.check_zeros(segment, offset + used, next);
+        Ok(next)
+    }
+
+    /// Bytes that mean nothing are zeros.
+    fn check_zeros(&mut self, segment: &SegmentFile, from: u64, to: u64) {
+        let mut bytes = vec![0; (to - from) as usize];
+        let read = segment.file.read_exact_at(&mut bytes, from);
+        if read.is_err() || bytes.iter().any(|b| *b != 0) {
+            let place = self.file_place(&segment.path, Some(from));
+            self.findings.error(
+                FindingKind::Log,
+                place,
+                format!(
+                    "the {} bytes here mean nothing and are not zeros",
+                    to - from
+                ),
+            );
+        }
     }
 
     /// Compares the rows of a frame with what the index holds.

@@ -70,7 +70,9 @@ pub(crate) fn segments(dir: &Path) -> Result<Vec<SegmentFile>> {
                     path.display()
                 )));
             }
-            Err(e) if e.kind() == crate::ErrorKind::UnsupportedFormat => return Err(e),
+            Err(e) if e.kind() == crate::ErrorKind::UnsupportedFormat => {
+                return Err(Error::new(e.kind(), format!("{}: {e}", path.display())));
+            }
             Err(e) => {
                 let probe = SegmentFile {
                     path: path.clone(),
@@ -159,6 +161,13 @@ pub(crate) fn replay(
             if let Some(base) = next_base
                 && segment.position(offset) < base
             {
+                if stop.is_none() && offset >= segment.len {
+                    return Err(Error::corrupt(format!(
+                        "the log lacks the segment behind {} (positions {} to {base})",
+                        segment.path.display(),
+                        segment.position(offset)
+                    )));
+                }
                 return Err(damaged(
                     segment,
                     offset,

@@ -266,6 +266,12 @@ impl Durable {
         Position(self.appended.load(Ordering::Acquire))
     }
 
+    /// Up to where the log is known to be on disk.
+    #[cfg(test)]
+    pub fn synced(&self) -> Position {
+        Position(self.synced.load(Ordering::Acquire))
+    }
+
     /// Refuses everything from now on.
     pub fn poison(&self) {
         self.poisoned.store(true, Ordering::Release);
