@@ -239,6 +239,15 @@ fn every_source_becomes_its_point_or_says_what_is_awaited() {
             ),
             "{source}"
         );
+        if source == "fork: agent-01" {
+            assert!(
+                plan.state
+                    .message()
+                    .contains("agent-01, which does not exist"),
+                "{}",
+                plan.state.message()
+            );
+        }
         if wanted.contains("WaitingForTime") {
             assert_eq!(plan.next.unwrap().as_second(), sim.now.as_second() + 100);
         }
@@ -389,6 +398,17 @@ fn an_expired_object_stands_and_its_data_is_freed_once_and_for_all() {
     assert!(
         (60..=62).contains(&(due.as_second() - made.as_second())),
         "{due}"
+    );
+    let created = sim
+        .observed
+        .timeline_named("fork/default/f")
+        .unwrap()
+        .created
+        .timestamp();
+    let lived = due.duration_since(created);
+    assert!(
+        lived >= jiff::SignedDuration::from_secs(60),
+        "a ttl of 60s is {lived:?}"
     );
     sim.now = due.checked_sub(jiff::SignedDuration::from_secs(2)).unwrap();
     expect(&sim, &key(Kind::Fork, "f"), "[] Ready Available");
@@ -809,4 +829,60 @@ fn objects_that_break_their_rules_say_which() {
     );
     sim.settle();
     assert_eq!(sim.store(), store);
+}
+
+#[test]
+fn a_bucket_that_is_deleted_while_it_imports_stops_the_import_first() {
+    for policy in ["Delete", "Retain"] {
+        let mut sim = Sim::new();
+        sim.apply(&bucket(&format!(
+            "source: {{tar: {{path: /x}}}}, deletionPolicy: {policy}"
+        )));
+        sim.round(&mut usize::MAX.clone()).unwrap();
+        sim.delete(&base());
+        let plan = sim.plan(&base());
+        assert!(
+            shown(&plan).starts_with("[stop the import, "),
+            "{}",
+            shown(&plan)
+        );
+        sim.settle();
+        assert!(sim.objects.is_empty());
+        assert_eq!(sim.store().len(), usize::from(policy == "Retain"));
+        // What was retained half imported is imported by the next bucket, before anything is made from it.
+        sim.apply(&bucket("source: {tar: {path: /x}}"));
+        sim.settle();
+        let id = sim
+            .observed
+            .timeline_named("bucket/default/base")
+            .unwrap()
+            .id;
+        assert!(sim.observed.imports.contains_key(&id));
+        expect(&sim, &base(), "[] Ready Available");
+    }
+}
+
+#[test]
+fn the_ttl_of_a_set_counts_from_its_first_fork() {
+    let mut sim = Sim::new();
+    let set = |count: u32| {
+        fork(
+            "f",
+            "bucket: base",
+            "ttl: 60s",
+            &format!(", count: {count}"),
+        )
+    };
+    sim.apply(&(bucket("") + &set(1)));
+    sim.settle();
+    let due = sim.plan(&key(Kind::Fork, "f")).next;
+    for count in [0, 1] {
+        sim.pass(20);
+        sim.apply(&set(count));
+        sim.settle();
+        assert_eq!(sim.plan(&key(Kind::Fork, "f")).next, due);
+    }
+    sim.pass(30);
+    sim.settle();
+    assert!(shown(&sim.plan(&key(Kind::Fork, "f"))).starts_with("[] Expired"));
 }
