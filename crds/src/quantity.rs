@@ -102,7 +102,7 @@ impl fmt::Display for Bytes {
             units
                 .iter()
                 .rev()
-                .find(|(_, unit)| self.0 >= *unit && self.0 % unit == 0)
+                .find(|(_, unit)| self.0 >= *unit && self.0.is_multiple_of(*unit))
                 .copied()
         };
         match exact(&UNITS[..6]).or_else(|| exact(&UNITS[6..])) {

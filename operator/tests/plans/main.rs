@@ -1,5 +1,7 @@
 //! Plans from outside: what is done and said for each observed state, and that any interruption converges.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 mod converge;
 mod table;
 mod world;
