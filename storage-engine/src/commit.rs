@@ -7,13 +7,14 @@ use parking_lot::{RwLockReadGuard, RwLockWriteGuard};
 use crate::engine::{Inner, TimelineInner};
 use crate::error::{Error, ErrorKind, Result};
 use crate::files::types::{Answer, RequestId, Time};
-use crate::ids::{Epoch, Ino, Position, TimelineId};
+use crate::ids::{Epoch, FileId, Ino, Position, TimelineId};
 use crate::index::dead::Dead;
 use crate::index::keys::RecordKey;
-use crate::index::lineage::{self, Scan};
+use crate::index::lineage::{self, Lineage, Scan};
 use crate::index::records::{self, Chunk, Extent, INLINE, Inode, Record, THIS_FRAME, UsageRecord};
 use crate::log::frame::{Parts, Row};
 use crate::observe::Notice;
+use crate::rocks::Index;
 
 /// Inode numbers are taken from the store in blocks of this many.
 const INO_BLOCK: u64 = 1024;
@@ -82,6 +83,22 @@ impl<'a> Txn<'a> {
             let own = lineage::is_own(&self.state.lineage, s.hop, self.timeline);
             (s.record, own)
         }))
+    }
+
+    /// The index, and the lineage that this transaction reads: what is stored without its own changes.
+    pub fn stored(&self) -> (&Index, &Lineage) {
+        (&self.engine.index, &self.state.lineage)
+    }
+
+    /// Whether this timeline has written the record, or removed it, in the open epoch: one more change
+    /// would leave no trace of that in the history. Cost: one read.
+    pub fn changed_in_open_epoch(&self, key: &RecordKey) -> Result<bool> {
+        let before = Epoch(self.epoch.0 - 1);
+        let newest = self
+            .engine
+            .index
+            .newest(self.timeline, &key.encode(), before, *self.epoch)?;
+        Ok(newest.is_some())
     }
 
     pub fn put(&mut self, key: RecordKey, record: Record) {
@@ -274,10 +291,15 @@ impl<'a> Txn<'a> {
 
     /// Makes all changes, as one frame. On an error nothing has changed. Cost: one log write and one
     /// index batch; no sync. Returns the position to wait for.
-    pub fn commit(mut self) -> Result<Position> {
+    pub fn commit(self) -> Result<Position> {
+        self.commit_at().map(|(position, _, _)| position)
+    }
+
+    /// The same; also tells the segment that the frame's data went into, and where it starts there.
+    pub fn commit_at(mut self) -> Result<(Position, FileId, u64)> {
         self.engine.check_open()?;
         if self.pending.is_empty() && self.reply.is_none() {
-            return Ok(self.engine.durable_position());
+            return Ok((self.engine.durable_position(), THIS_FRAME, 0));
         }
         self.pending
             .insert(RecordKey::Usage, Some(Record::Usage(self.usage)));
@@ -349,6 +371,6 @@ impl<'a> Txn<'a> {
         if let Some(notices) = notices {
             engine.observers.tell(timeline, origin, &notices);
         }
-        Ok(end)
+        Ok((end, place.segment, place.data_offset))
     }
 }

@@ -24,6 +24,7 @@ mod ids;
 pub mod import;
 mod index;
 mod log;
+pub mod objects;
 mod observe;
 mod rocks;
 mod store;

@@ -106,6 +106,11 @@ impl Observers {
             .is_some_and(|list| list.iter().any(|r| r.origin != origin))
     }
 
+    /// Whether anybody listens, of whatever origin: then somebody may have files of the timeline open.
+    pub fn any(&self, timeline: TimelineId) -> bool {
+        self.by_timeline.read().contains_key(&timeline)
+    }
+
     pub fn tell(&self, timeline: TimelineId, origin: u64, notices: &[Notice]) {
         let listeners: Vec<Observer> = match self.by_timeline.read().get(&timeline) {
             Some(list) => list

@@ -203,7 +203,7 @@ pub(super) fn entry(txn: &Txn<'_>, parent: Ino, name: &[u8]) -> Result<(Ino, Nod
     }
 }
 
-fn make(
+pub(super) fn make(
     txn: &mut Txn<'_>,
     caller: &Caller,
     dir: &Inode,

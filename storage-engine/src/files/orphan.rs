@@ -1,8 +1,10 @@
 //! Inodes without a name that somebody may still have open.
 
+use crate::commit::Txn;
 use crate::error::{ErrorKind, Result};
 use crate::ids::Ino;
 use crate::index::keys::{RecordKey, tag, xattrs_of};
+use crate::index::records::Inode;
 
 use super::chunk;
 use super::space::chunks_between;
@@ -29,20 +31,7 @@ impl Volume {
             Err(e) if e.kind() == ErrorKind::Stale => return Ok(false),
             Err(e) => return Err(e),
         };
-        if inode.kind == NodeKind::File {
-            for n in chunks_between(&txn, ino, 0, u64::MAX)? {
-                chunk::remove(&mut txn, ino, n)?;
-            }
-            txn.usage.logical = txn.usage.logical.saturating_sub(inode.size);
-        }
-        if inode.has_xattrs {
-            for key in txn.keys(&xattrs_of(ino), usize::MAX)? {
-                txn.delete(key);
-            }
-        }
-        txn.delete(RecordKey::Inode(ino));
-        txn.delete(RecordKey::Orphan(ino));
-        txn.usage.inodes = txn.usage.inodes.saturating_sub(1);
+        erase(&mut txn, ino, &inode)?;
         txn.commit()?;
         Ok(true)
     }
@@ -68,4 +57,23 @@ impl Volume {
         }
         Ok(reaped)
     }
+}
+
+/// Removes an inode that has no name, and all that belongs to it, within a transaction.
+pub(super) fn erase(txn: &mut Txn<'_>, ino: Ino, inode: &Inode) -> Result<()> {
+    if inode.kind == NodeKind::File {
+        for n in chunks_between(txn, ino, 0, u64::MAX)? {
+            chunk::remove(txn, ino, n)?;
+        }
+        txn.usage.logical = txn.usage.logical.saturating_sub(inode.size);
+    }
+    if inode.has_xattrs {
+        for key in txn.keys(&xattrs_of(ino), usize::MAX)? {
+            txn.delete(key);
+        }
+    }
+    txn.delete(RecordKey::Inode(ino));
+    txn.delete(RecordKey::Orphan(ino));
+    txn.usage.inodes = txn.usage.inodes.saturating_sub(1);
+    Ok(())
 }

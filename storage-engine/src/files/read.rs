@@ -1,5 +1,6 @@
 //! Reading data.
 
+use crate::blobs::Blobs;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Ino;
 use crate::index::keys::RecordKey;
@@ -67,37 +68,12 @@ impl View<'_> {
             let len = (out.len() - done).min((CHUNK_BYTES - u64::from(from)) as usize);
             let seen = self.get(&RecordKey::Chunk(ino, n as u32))?;
             if let Some(Record::Chunk(chunk)) = seen.map(|s| s.record) {
-                self.read_chunk(&chunk, from, &mut out[done..done + len])
+                read_chunk(self.files, &chunk, from, &mut out[done..done + len])
                     .map_err(|e| self.affects(ino, e))?;
             }
             done += len;
         }
         Ok(())
-    }
-
-    fn read_chunk(&self, chunk: &Chunk, from: u32, out: &mut [u8]) -> Result<()> {
-        match chunk {
-            Chunk::Inline { bytes, .. } => {
-                let start = (from as usize).min(bytes.len());
-                let n = (bytes.len() - start).min(out.len());
-                out[..n].copy_from_slice(&bytes[start..start + n]);
-                Ok(())
-            }
-            Chunk::Extents(extents) => {
-                let end = from + out.len() as u32;
-                for e in extents {
-                    let (a, b) = (e.at.max(from), (e.at + e.take).min(end));
-                    if a < b {
-                        self.files.read(
-                            e,
-                            a - e.at,
-                            &mut out[(a - from) as usize..(b - from) as usize],
-                        )?;
-                    }
-                }
-                Ok(())
-            }
-        }
     }
 
     /// Adds to a damage report which file it hits.
@@ -110,5 +86,31 @@ impl View<'_> {
             |p| String::from_utf8_lossy(&p).into_owned(),
         );
         Error::corrupt(format!("{path} cannot be read: {error}"))
+    }
+}
+
+/// Fills `out`, which is all zeros, with the bytes from `from` of a chunk.
+pub(crate) fn read_chunk(files: &Blobs, chunk: &Chunk, from: u32, out: &mut [u8]) -> Result<()> {
+    match chunk {
+        Chunk::Inline { bytes, .. } => {
+            let start = (from as usize).min(bytes.len());
+            let n = (bytes.len() - start).min(out.len());
+            out[..n].copy_from_slice(&bytes[start..start + n]);
+            Ok(())
+        }
+        Chunk::Extents(extents) => {
+            let end = from + out.len() as u32;
+            for e in extents {
+                let (a, b) = (e.at.max(from), (e.at + e.take).min(end));
+                if a < b {
+                    files.read(
+                        e,
+                        a - e.at,
+                        &mut out[(a - from) as usize..(b - from) as usize],
+                    )?;
+                }
+            }
+            Ok(())
+        }
     }
 }

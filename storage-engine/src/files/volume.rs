@@ -180,7 +180,7 @@ impl Volume {
         self.engine.sync()
     }
 
-    pub(super) fn inner(&self) -> &Inner {
+    pub(crate) fn inner(&self) -> &Inner {
         &self.engine.inner
     }
 
