@@ -166,7 +166,7 @@ fn random_key(rng: &mut Rng) -> String {
         if n > 0 {
             key.push('/');
         }
-        key.push_str(rng.pick(PARTS));
+        key.push_str(rng.pick::<&str>(PARTS));
     }
     if rng.below(8) == 0 {
         key.push('/');
