@@ -908,6 +908,58 @@ fn a_restore_is_a_new_version_of_what_it_changes_and_of_nothing_else() {
 }
 
 #[test]
+fn a_renamed_directory_moves_the_keys_below_it_in_the_history_too() {
+    let store = Store::new(HOUR);
+    let v = store.volume();
+    put(&v, "d/k", b"1");
+    put(&v, "d/k", b"2");
+    store.engine().tick().unwrap();
+    v.rename(
+        &Caller::default(),
+        Ino::ROOT,
+        b"d",
+        Ino::ROOT,
+        b"e",
+        RenameMode::Replace,
+    )
+    .unwrap();
+    let versions = all_versions(&v, 1);
+    let shown: Vec<_> = versions
+        .iter()
+        .map(|x| (x.key.as_str(), x.latest, x.deleted))
+        .collect();
+    assert_eq!(
+        shown,
+        [
+            ("d/k", true, true),
+            ("d/k", false, false),
+            ("d/k", false, false),
+            ("e/k", true, false),
+        ]
+    );
+    assert_eq!(versions[0].version, versions[3].version);
+    assert_eq!(
+        v.objects().head("e/k").unwrap().version,
+        versions[3].version
+    );
+    let read = |x: &ObjectVersion| {
+        let reader = v.objects().get_version(&x.key, x.version, None).unwrap();
+        reader.into_bytes().unwrap()
+    };
+    assert_eq!(read(&versions[1]), b"2");
+    assert_eq!(read(&versions[2]), b"1");
+    assert_eq!(read(&versions[3]), b"2");
+    // With a delimiter, what was there counts too.
+    let request = VersionsRequest {
+        delimiter: Some("/".into()),
+        ..VersionsRequest::default()
+    };
+    let page = v.objects().list_versions(&request).unwrap();
+    assert_eq!(page.common_prefixes, ["d/", "e/"]);
+    assert_eq!(page.versions, []);
+}
+
+#[test]
 fn without_retention_the_current_version_can_still_be_named() {
     let store = Store::new(Duration::ZERO);
     let v = store.volume();

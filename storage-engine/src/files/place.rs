@@ -25,10 +25,10 @@ pub(crate) const IMPLIED: &[u8] = b"user.anabranch.implied";
 pub(crate) const MARKER: &[u8] = b"user.anabranch.marker";
 
 /// What a commit holds at most of a sealed file's chunk records (8 GiB of data, about 7 MB of rows);
-/// the records of a longer file are prepared in steps.
-const STEP_CHUNKS: u64 = 64 << 10;
+/// the records of a longer file are prepared in steps. Unit tests take few, to have steps at all.
+const STEP_CHUNKS: u64 = if cfg!(test) { 4 } else { 64 << 10 };
 /// A replaced file of at most so many chunks (128 MiB) is removed in the commit that replaces it.
-const ERASE_CHUNKS: usize = 1 << 10;
+const ERASE_CHUNKS: usize = if cfg!(test) { 4 } else { 1 << 10 };
 const SET_IDS: u32 = 0o6000;
 
 /// Bytes of a file to place.

@@ -112,3 +112,6 @@ impl<'a> Objects<'a> {
             .lineage(&catalog, self.volume.timeline(), newest)
     }
 }
+
+#[cfg(test)]
+mod tests;
