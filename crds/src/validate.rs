@@ -1,7 +1,7 @@
 //! What an API server would refuse, said without one.
 //!
 //! Two layers, as in the API server: the schema (types, ranges, patterns, required and unknown fields) by
-//! [`crate::schema::check`], and the [rules](crate::rules) here. Every rule is evaluated, so that one reading shows
+//! [`schema::check_object`], and the [rules] here. Every rule is evaluated, so that one reading shows
 //! everything that is wrong.
 
 use std::fmt;
