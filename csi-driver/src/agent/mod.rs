@@ -1,0 +1,15 @@
+//! Does what the plans of the crate `operator` decide, on the engine of this node.
+//!
+//! [`Agent::pass`] is observe, plan, write the status, apply, as that crate asks for: every action is one call
+//! that can be made again, and ids in the engine are derived from the object, so a pass after a kill at any
+//! point goes on where the last one was.
+
+mod act;
+pub mod get;
+mod import;
+pub mod labels;
+pub mod objects;
+mod observe;
+mod reconcile;
+
+pub use reconcile::{Agent, Pass};
