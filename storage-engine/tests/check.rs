@@ -210,6 +210,40 @@ fn restores_to_its_own_past_and_to_others_keep_the_totals_exact() {
     sound(&engine, "parents deleted");
 }
 
+#[test]
+fn an_imported_tree_is_sound_and_its_object_files_are_noted_when_nothing_needs_them_any_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = dir.path().join("source");
+    std::fs::create_dir_all(source.join("sub")).unwrap();
+    std::fs::write(source.join("large"), vec![5; 400_000]).unwrap();
+    std::fs::write(source.join("sub/middle"), vec![6; 100_000]).unwrap();
+    std::fs::write(source.join("sub/small"), b"small").unwrap();
+    std::fs::hard_link(source.join("sub/small"), source.join("link")).unwrap();
+    std::os::unix::fs::symlink("large", source.join("symlink")).unwrap();
+    let engine = Engine::open(dir.path().join("store"), Options::default()).unwrap();
+    let t = root(&engine, "t");
+    let v = volume(&engine, t);
+    import::import_directory(&v, &source, &mut |_| {}).unwrap();
+    let report = sound(&engine, "imported");
+    assert_eq!((report.notes, report.counts.objects), (0, 1), "{report}");
+    let f = fork(&engine, "f", Point::Now(t));
+    let fork_volume = volume(&engine, f);
+    put(&fork_volume, "large", 1_000, b"changed in the fork");
+    let large = v.lookup(Ino::ROOT, b"large").unwrap().ino;
+    v.unlink(&caller(), Ino::ROOT, b"large").unwrap();
+    v.reap(large).unwrap();
+    let report = sound(&engine, "removed, but for the fork");
+    assert_eq!(report.notes, 0, "{report}");
+    drop(fork_volume);
+    engine.delete_timeline(f).unwrap();
+    let report = sound(&engine, "nobody needs it");
+    assert_eq!(report.notes, 1, "{report}");
+    assert!(
+        report.to_string().contains("waits for the collector"),
+        "{report}"
+    );
+}
+
 /// One random operation on one timeline. Refusals are part of the game.
 fn step(r: &mut Random, v: &Volume, inos: &mut Vec<Ino>, dirs: &mut Vec<Ino>) {
     const SIZES: [u64; 8] = [1, 10, 700, 1024, 1025, 5_000, 17_000, 200_000];

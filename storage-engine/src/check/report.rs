@@ -231,7 +231,7 @@ impl fmt::Display for CheckReport {
             "index: {}, {}, {}",
             count(c.versions, "version"),
             count(c.dead, "deadlist record"),
-            count(c.changes, "change list entry").replace("entrys", "entries"),
+            many(c.changes, "change list entry", "change list entries"),
         )?;
         writeln!(
             f,
@@ -266,7 +266,11 @@ impl fmt::Display for CheckReport {
 }
 
 fn count(n: u64, what: &str) -> String {
-    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
+    many(n, what, &format!("{what}s"))
+}
+
+fn many(n: u64, one: &str, more: &str) -> String {
+    format!("{n} {}", if n == 1 { one } else { more })
 }
 
 /// What a check is busy with.
