@@ -1,5 +1,7 @@
 //! The check finds nothing wrong with a store, whatever was done to it, and says so.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, IoContext, Result};
-use crate::ids::{FileId, Position};
+use crate::ids::Position;
 
 use super::frame::{self, ALIGN, Chain, HEADER_BYTES, Header, Row};
 use super::segment::{SEGMENT_HEADER_BYTES, SegmentHeader, parse_segment_name};
@@ -20,9 +20,6 @@ pub(crate) struct SegmentFile {
 }
 
 impl SegmentFile {
-    pub fn id(&self) -> FileId {
-        self.header.id
-    }
     fn position(&self, offset: u64) -> Position {
         Position(self.header.base.0 + offset)
     }
