@@ -261,7 +261,7 @@ fn step(r: &mut Random, v: &Volume, inos: &mut Vec<Ino>, dirs: &mut Vec<Ino>) {
         _ => r.below(300_000),
     };
     let size = SIZES[r.below(8) as usize];
-    match r.below(22) {
+    match r.below(25) {
         0..=2 => {
             if let Ok(a) = v.create(&c, dir, name, &node(NodeKind::File)) {
                 inos.push(a.ino);
@@ -330,6 +330,20 @@ fn step(r: &mut Random, v: &Volume, inos: &mut Vec<Ino>, dirs: &mut Vec<Ino>) {
             let _ = v.reap(ino);
             if let Ok(a) = v.create_unlinked(&c, dir, 0o600) {
                 inos.push(a.ino);
+            }
+        }
+        21 | 22 => {
+            let keys = ["a", "b", "c/a", "d/b/c", "e/"];
+            let key = keys[r.below(5) as usize];
+            let len = if r.below(3) == 0 { 300_000 } else { size };
+            let data = vec![r.next() as u8; if key.ends_with('/') { 0 } else { len as usize }];
+            let options = objects::PutOptions {
+                durability: Durability::Memory,
+                ..Default::default()
+            };
+            let _ = v.objects().put(key, &data, &options);
+            if r.below(3) == 0 {
+                let _ = v.objects().delete(keys[r.below(5) as usize]);
             }
         }
         _ => {
