@@ -159,6 +159,11 @@ impl FromStr for At {
     }
 }
 
+/// Whether a text has the form of an RFC 3339 time as API servers take it: with capital letters. The date is not looked at.
+pub(crate) fn is_rfc3339(text: &str) -> bool {
+    rfc3339(text.as_bytes())
+}
+
 /// Whether a text has the form of [`AT_PATTERN`]'s time.
 fn rfc3339(text: &[u8]) -> bool {
     let digits = |form: &[u8], text: &[u8]| {

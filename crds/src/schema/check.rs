@@ -247,7 +247,7 @@ fn check_fields(
     for (field, value) in map {
         let path = format!("{path}.{field}");
         match schema["properties"].get(field) {
-            _ if value.is_null() => {}
+            Some(_) if value.is_null() => {}
             Some(schema) => check(schema, value, &path, errors),
             None if others.is_object() => check(others, value, &path, errors),
             None => errors.push(unknown(&path, field, &known)),
@@ -322,15 +322,20 @@ fn check_text(schema: &Value, text: &str, path: &str, errors: &mut Vec<FieldErro
             ));
         }
     }
-    if schema["format"] == "date-time"
-        && let Err(error) = text.parse::<jiff::Timestamp>()
-    {
-        let allowed = "an RFC 3339 time such as 2026-01-31T12:00:00Z";
-        errors.push(FieldError::new(
-            path,
-            format!("{text:?} is not a time: {error}"),
-            allowed,
-        ));
+    if schema["format"] == "date-time" {
+        let why = match text.parse::<jiff::Timestamp>() {
+            Ok(_) if time::is_rfc3339(text) => None,
+            Ok(_) => Some("the form is another".to_owned()),
+            Err(error) => Some(error.to_string()),
+        };
+        if let Some(why) = why {
+            let allowed = "an RFC 3339 time such as 2026-01-31T12:00:00Z";
+            errors.push(FieldError::new(
+                path,
+                format!("{text:?} is not a time: {why}"),
+                allowed,
+            ));
+        }
     }
 }
 

@@ -245,6 +245,37 @@ fn every_slip_names_its_field_and_what_is_allowed() {
     );
 }
 
+/// Found by comparing with the API server's own validation.
+#[test]
+fn corners_are_read_as_an_api_server_reads_them() {
+    let ok = "  lifetime: {noExpiry: true}\n  source: {bucket: b}\n";
+    refused(
+        &format!("{ok}  replicas: null\n"),
+        &["spec.replicas", "unknown"],
+    );
+    for time in [
+        "2026-01-31T12:00Z",
+        "2026-01-31 12:00:00Z",
+        "2026-01-31T12:00:60Z",
+        "2026-01-31t12:00:00z",
+    ] {
+        let spec = format!("  lifetime: {{expireTime: '{time}'}}\n  source: {{bucket: b}}\n");
+        refused(
+            &spec,
+            &["spec.lifetime.expireTime", "is not a time", "RFC 3339"],
+        );
+    }
+    // An API server takes 2.0 for a whole number in some fields and not in others; here it is none.
+    refused(
+        &format!("{ok}  count: 2.0\n"),
+        &["spec.count", "a whole number is expected"],
+    );
+    let late = format!(
+        "{FORK}  lifetime: {{expireTime: 2026-01-31T12:00:00.5+01:00}}\n  source: {{bucket: b}}\n"
+    );
+    assert!(manifest::parse(&late)[0].result.is_ok());
+}
+
 #[test]
 fn one_reading_shows_everything_that_is_wrong() {
     let errors = errors_of(&format!(
