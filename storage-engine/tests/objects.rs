@@ -960,6 +960,58 @@ fn a_renamed_directory_moves_the_keys_below_it_in_the_history_too() {
 }
 
 #[test]
+fn different_bytes_never_have_the_same_tag() {
+    for seed in seeds(6) {
+        println!("seed {seed}");
+        let mut rng = Rng(seed);
+        let store = Store::new(Duration::ZERO);
+        let v = store.volume();
+        let mut seen: BTreeMap<String, Vec<u8>> = BTreeMap::new();
+        let mut note = |v: &Volume| {
+            let info = v.objects().head("k").unwrap();
+            let bytes = get(v, "k");
+            let before = seen.entry(info.etag).or_insert_with(|| bytes.clone());
+            assert!(*before == bytes, "one tag for different bytes");
+        };
+        for step in 0..60 {
+            let len = *rng.pick(&[100, 5000, 140_000, 300_000]);
+            match rng.below(6) {
+                0 => {
+                    put(&v, "k", &bytes(seed * 100 + step, len));
+                }
+                _ => {
+                    let Ok(file) = v.resolve(b"k") else {
+                        continue;
+                    };
+                    // All within one epoch, over the same places, with the same lengths.
+                    let at = *rng.pick(&[0, 50, 130_000]);
+                    let new = [rng.next() as u8; 10];
+                    v.write(
+                        &Caller::default(),
+                        file.ino,
+                        at,
+                        &new,
+                        WriteOptions::default(),
+                    )
+                    .unwrap();
+                    if rng.below(4) == 0 {
+                        let size = Some(*rng.pick(&[0, 55, 4000, 200_000]));
+                        let set = SetAttr {
+                            size,
+                            ..SetAttr::default()
+                        };
+                        note(&v);
+                        v.set_attr(&Caller::default(), file.ino, &set).unwrap();
+                    }
+                }
+            }
+            note(&v);
+        }
+        assert!(seen.len() > 30, "seed {seed}: {}", seen.len());
+    }
+}
+
+#[test]
 fn without_retention_the_current_version_can_still_be_named() {
     let store = Store::new(Duration::ZERO);
     let v = store.volume();
