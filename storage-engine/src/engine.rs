@@ -17,6 +17,7 @@ use crate::index::lineage::{self, Hop, Lineage};
 use crate::index::records::{Record, UsageRecord};
 use crate::log::frame::{Parts, Row};
 use crate::log::reader::{self, Applied};
+use crate::log::segment::segment_term;
 use crate::log::writer::{Durable, LogWriter};
 use crate::observe::{Change, Observation, Observers};
 use crate::rocks::{Applying, Index};
@@ -205,11 +206,16 @@ impl Engine {
             epoch = epoch.max(snapshot.created);
         }
         let open_epoch = Epoch(options.clock.now().max(epoch.0 + 1));
+        // An older store.json, put back by somebody, must not make segments of names that exist.
+        let term = segments
+            .iter()
+            .map(|s| segment_term(s.header.id).saturating_add(1))
+            .fold(store.term, u32::max);
         let segment_bytes = options.segment_bytes.max(MIN_SEGMENT_BYTES);
         let log = LogWriter::new(
             layout.log(),
             store_id,
-            store.term,
+            term,
             segment_bytes,
             end.position,
             end.chain,

@@ -798,3 +798,20 @@ fn random_damage_gives_the_right_bytes_or_an_error() {
         eprintln!("{part}: {noticed:?} {count}");
     }
 }
+
+#[test]
+fn an_older_store_json_put_back_does_no_harm() {
+    let fixture = fixture();
+    let dir = fixture.scratch(true);
+    replace(&dir.path().join("store.json"), "\"term\": 1", "\"term\": 0");
+    for n in 0..2 {
+        let engine = Engine::open(dir.path(), options()).unwrap();
+        let v = engine
+            .volume(fixture.states[0].0, VolumeOptions::default())
+            .unwrap();
+        write(&v, &format!("/after{n}"), 0, b"written");
+        assert!(engine.check(|_| {}).unwrap().is_sound());
+        drop(v);
+        engine.close().unwrap();
+    }
+}

@@ -80,6 +80,11 @@ pub(crate) fn segment_id(store: &[u8; 16], term: u32, number: u32) -> FileId {
     FileId(id)
 }
 
+/// The writer term in a segment's file id.
+pub(crate) fn segment_term(id: FileId) -> u32 {
+    u32::from_be_bytes([id.0[8], id.0[9], id.0[10], id.0[11]])
+}
+
 /// Where a segment is.
 pub(crate) fn segment_path(log_dir: &Path, id: FileId) -> PathBuf {
     let hex = hex::encode(id.0);
@@ -123,6 +128,7 @@ mod tests {
             Some(id)
         );
         assert_eq!(parse_segment_name("x.seg"), None);
+        assert_eq!(segment_term(id), 3);
         let header = SegmentHeader {
             id,
             base: Position(99),
