@@ -1,4 +1,5 @@
 //! The object interface against a sorted map, and against the files that it shows.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
@@ -15,6 +16,8 @@ struct Store {
     dir: tempfile::TempDir,
     engine: Option<Engine>,
     base: TimelineId,
+    /// The test has damaged it.
+    damaged: bool,
 }
 
 impl Store {
@@ -36,6 +39,7 @@ impl Store {
             dir,
             engine: Some(engine),
             base,
+            damaged: false,
         }
     }
 
@@ -73,6 +77,12 @@ impl Store {
         self.engine = Some(Engine::open(self.dir.path(), Options::default()).unwrap());
     }
 
+    /// Nothing that these scenarios did may look like damage.
+    fn check(&self) {
+        let report = self.engine().check(|_| {}).unwrap();
+        assert_eq!(report.errors, 0, "{:#?}", report.findings);
+    }
+
     /// Files of their own, sealed or not.
     fn object_files(&self) -> usize {
         let mut n = 0;
@@ -80,6 +90,15 @@ impl Store {
             n += std::fs::read_dir(dir.unwrap().path()).unwrap().count();
         }
         n
+    }
+}
+
+/// Every scenario ends with a check of the whole store.
+impl Drop for Store {
+    fn drop(&mut self) {
+        if self.engine.is_some() && !self.damaged && !std::thread::panicking() {
+            self.check();
+        }
     }
 }
 
@@ -363,6 +382,9 @@ fn keys_behave_like_a_sorted_map() {
     }
 }
 
+/// A tag, and the bytes that have it.
+type Tagged = (String, Vec<u8>);
+
 /// A model of history: what each key was at every closed epoch.
 #[test]
 fn every_version_is_listed_and_can_be_read() {
@@ -372,7 +394,7 @@ fn every_version_is_listed_and_can_be_read() {
         let mut store = Store::new(HOUR);
         let mut v = store.volume();
         // Per key, newest last: the tag and bytes, or nothing for a deletion.
-        let mut model: BTreeMap<String, Vec<Option<(String, Vec<u8>)>>> = BTreeMap::new();
+        let mut model: BTreeMap<String, Vec<Option<Tagged>>> = BTreeMap::new();
         let mut now: BTreeMap<String, Vec<u8>> = BTreeMap::new();
         for step in 0..70 {
             let key = random_key(&mut rng);
@@ -1094,7 +1116,7 @@ fn a_quota_is_kept_and_what_exceeds_it_leaves_nothing() {
 
 #[test]
 fn damage_is_reported_with_the_key_and_a_token_of_another_list_is_refused() {
-    let store = Store::new(Duration::ZERO);
+    let mut store = Store::new(Duration::ZERO);
     let v = store.volume();
     put(&v, "a/big", &bytes(1, 400_000));
     put(&v, "b", b"1");
@@ -1104,6 +1126,7 @@ fn damage_is_reported_with_the_key_and_a_token_of_another_list_is_refused() {
             file = Some(entry.unwrap().path());
         }
     }
+    store.damaged = true;
     flip(&file.unwrap(), 200_000);
     let error = v
         .objects()
