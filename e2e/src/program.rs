@@ -1,7 +1,7 @@
 //! Programs run by the tests: always with a time limit, so that a hanging mount fails a test instead of a whole run.
 
 use std::io::Read;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -51,20 +51,23 @@ pub fn run_for(limit: Duration, command: &mut Command) -> Result<Ended> {
         kill_group(&child);
         // Not waited for without a limit: a process in an uninterruptible sleep cannot be killed.
         let _ = wait_for(Duration::from_secs(5), &mut child);
-        return Err(Failure::new(format!(
-            "{shown} did not end within {} s and was killed",
-            limit.as_secs()
-        )));
     }
     // A process that the program left behind may hold the pipe open: what it prints later is not waited for.
     let output = collected
         .recv_timeout(Duration::from_secs(5))
         .unwrap_or_else(|_| "(output lost: a process left behind holds it open)".to_owned());
-    Ok(Ended {
-        status: status.unwrap_or_else(|| ExitStatus::from_raw(0)),
-        output,
-        took,
-    })
+    match status {
+        Some(status) => Ok(Ended {
+            status,
+            output,
+            took,
+        }),
+        None => Err(Failure::new(format!(
+            "{shown} did not end within {} s and was killed; it printed last:\n{}",
+            limit.as_secs(),
+            tail(&output)
+        ))),
+    }
 }
 
 /// Like [`run_for`], and fails with the end of the output unless the program succeeds. Returns the output.

@@ -26,14 +26,14 @@ fn every_file_system_stressor_runs_clean() {
         "--timeout",
         "1",
         "--verify",
-        "--metrics-brief",
+        "--verbose",
     ]);
     command
         .arg("--temp-path")
         .arg(arena.path())
         .args(["-x", LEFT_OUT])
         .current_dir(arena.path());
-    let ended = program::run_for(Duration::from_secs(300), &mut command).unwrap();
+    let ended = program::run_for(Duration::from_secs(600), &mut command).unwrap();
     let complaints: Vec<&str> = ended
         .output
         .lines()
