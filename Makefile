@@ -36,9 +36,10 @@ run: ## the main job: build, then play examples/quickstart.yaml on a real tree a
 test: unit e2e ## every test: unit, model, crash, then other people's suites and real work on real mounts
 	@echo "All tests passed."
 
+# What passing tests print is shown too: seeds, and how long a takeover stalled.
 unit: ## the tests of the crates alone
 	@./e2e/setup build test
-	$(CAPPED) $(CARGO) test $(LOCKED) --workspace --exclude e2e --no-fail-fast
+	$(CAPPED) $(CARGO) test $(LOCKED) --workspace --exclude e2e --no-fail-fast -- --show-output
 
 e2e: ## the suites and the real work on mounts made by `anabranch play`
 	@./e2e/setup build test
