@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use storage_engine::{Durability, Epoch, ForkRequest, Point, Quota, Settings, SnapshotRequest, TimelineInfo};
+use storage_engine::{Durability, Epoch, ForkRequest, Point, Quota, Settings, SnapshotInfo, SnapshotRequest, TimelineInfo};
 
 use crate::agent::labels;
 use crate::owner::context::Context;
@@ -133,19 +133,23 @@ pub(super) fn restore(context: &Context, name: &Name, to: &Name, output: &mut dy
     let after = context.engine.restore(info.id, target.point())?;
     context.host.settle(info.id);
     context.host.changed();
-    let before = after.origins.last().map_or(after.created, |origin| origin.since);
+    // Without retention, the instant that the snapshot pins is the one that stays readable.
+    let before = match &kept {
+        Some(snapshot) => snapshot.epoch,
+        None => after.origins.last().map_or(after.created, |origin| origin.since),
+    };
     output.begin(&RestoreAnswer {
         timeline: Reference::timeline(&after),
         restored_to: State::found(&target),
         before,
         before_time: rfc3339(before),
-        kept,
+        kept: kept.as_ref().map(Reference::snapshot),
     })
 }
 
 /// Without retention, a past instant is readable only through a snapshot: a restore must not lose what it
 /// replaces, so it makes one first.
-fn keep(context: &Context, info: &TimelineInfo) -> Outcome<Option<Reference>> {
+fn keep(context: &Context, info: &TimelineInfo) -> Outcome<Option<SnapshotInfo>> {
     if !info.settings.retain.is_zero() {
         return Ok(None);
     }
@@ -160,7 +164,7 @@ fn keep(context: &Context, info: &TimelineInfo) -> Outcome<Option<Reference>> {
         labels: command_labels(None),
         durability: Durability::Local,
     })?;
-    Ok(Some(Reference::snapshot(&snapshot)))
+    Ok(Some(snapshot))
 }
 
 fn no_path(name: &Name) -> Outcome {
