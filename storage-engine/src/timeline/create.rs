@@ -37,9 +37,10 @@ impl Engine {
         check_name(&request.name)?;
         let inner = &self.inner;
         let _structure = inner.structure.lock();
-        if let Some(there) =
-            inner.same_timeline(request.id, &request.name, |_, t| t.origins.is_empty())?
-        {
+        if let Some(there) = inner.same_timeline(request.id, &request.name, |_, t| {
+            // A restore adds an origin, from the epoch it was made in; a fork has one from before.
+            t.origins.first().is_none_or(|o| o.since >= t.created)
+        })? {
             return self.timeline(there);
         }
         let id = inner.new_timeline_id(request.id)?;
