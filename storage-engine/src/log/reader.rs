@@ -139,6 +139,15 @@ pub(crate) fn replay(
             end.position = segment.position(SEGMENT_HEADER_BYTES as u64);
         }
         let mut offset = end.position.0 - segment.header.base.0;
+        if offset > segment.len {
+            // The index is written after the log is synced: what it has was there.
+            return Err(damaged(
+                segment,
+                segment.len,
+                "the file ends before what the index has of it",
+                Some(end.position),
+            ));
+        }
         let stop = loop {
             match read_frame(segment, offset, &end.chain)? {
                 Found::Frame(frame) => {
