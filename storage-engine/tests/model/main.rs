@@ -1,0 +1,33 @@
+//! The engine against a naive reference model: generated steps, reopening, kills, damaged logs, concurrent
+//! timelines. Every random run prints its seed; `ANABRANCH_SEED`, `ANABRANCH_STEPS` and `ANABRANCH_CASES`
+//! repeat one or make them longer.
+
+mod compare;
+mod concurrent;
+mod content;
+mod fs;
+mod generate;
+mod kill;
+mod op;
+mod rng;
+mod run;
+mod subject;
+mod tail;
+mod world;
+
+use generate::Profile;
+
+#[test]
+fn names_and_links_are_as_in_the_model() {
+    run::explore("names_and_links_are_as_in_the_model", Profile::Tree, 8);
+}
+
+#[test]
+fn bytes_are_as_in_the_model() {
+    run::explore("bytes_are_as_in_the_model", Profile::Data, 8);
+}
+
+#[test]
+fn timelines_are_as_in_the_model() {
+    run::explore("timelines_are_as_in_the_model", Profile::Lineage, 8);
+}
