@@ -32,7 +32,7 @@ impl Stop {
         let wait = Duration::from_secs(self.wait);
         client.run(&Command::Stop { wait }, &mut io::empty(), &mut Collected::default())?;
         let deadline = Instant::now() + wait;
-        while std::path::Path::new(&format!("/proc/{owner}")).exists() {
+        while runs(owner) {
             if wait.is_zero() {
                 return self.say(owner, "is ending");
             }
@@ -50,5 +50,13 @@ impl Stop {
             return line(&format!("{{\"process\": {owner}, \"ended\": {}}}", what == "has ended"));
         }
         line(&format!("process {owner} {what}"))
+    }
+}
+
+/// Whether a process runs. One that has ended stays listed until its parent has asked for its status.
+fn runs(process: u32) -> bool {
+    match std::fs::read_to_string(format!("/proc/{process}/stat")) {
+        Ok(stat) => !stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('Z')),
+        Err(_) => false,
     }
 }
