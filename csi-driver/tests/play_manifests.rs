@@ -1,5 +1,7 @@
 //! Manifests that change, are wrong, or ask for what is not there.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 mod play_common;
 
 use std::fs;
@@ -37,7 +39,9 @@ fn applying_editing_and_deleting_documents_is_followed() {
     world.wait_for("late is mounted", || mounted("late"));
     world.manifest("c.yaml", &fork("late", "v1", "readOnly: true"));
     world.wait_for("late is read-only", || {
-        mounted("late") && fs::write(world.mount("late").join("x"), "x").is_err_and(|e| e.raw_os_error() == Some(30))
+        mounted("late")
+            && fs::write(world.mount("late").join("x"), "x")
+                .is_err_and(|e| e.raw_os_error() == Some(30))
     });
 
     // A file taken away.
@@ -55,9 +59,15 @@ fn applying_editing_and_deleting_documents_is_followed() {
 
     // The bucket and the snapshot go; the fork stays whole.
     world.manifest("a.yaml", "");
-    world.wait_for("base is gone", || !world.run(&["get", "buckets", "base"]).status.success());
+    world.wait_for("base is gone", || {
+        !world.run(&["get", "buckets", "base"]).status.success()
+    });
     assert_eq!(read(world.mount("agent-0").join("src/a.rs")), "fn a() {}\n");
-    assert!(world.ok(&["tree"]).contains("bucket/base (deleted)"), "{}", world.ok(&["tree"]));
+    assert!(
+        world.ok(&["tree"]).contains("bucket/base (deleted)"),
+        "{}",
+        world.ok(&["tree"])
+    );
     play.stop();
     world.ok(&["check"]);
 }
@@ -77,13 +87,17 @@ fn invalid_documents_are_named_and_stop_nothing_else() {
     play.says("a.yaml: document 4, line");
     play.says("snapshoot");
     play.says("b.yaml: document 1");
-    world.wait_for("good is mounted", || world.mount("good").join("readme").exists());
+    world.wait_for("good is mounted", || {
+        world.mount("good").join("readme").exists()
+    });
     assert!(!world.mount("wrong").exists());
     // The corrected files are picked up, and what was good stays although its file was wrong meanwhile.
     fs::write(world.mount("good").join("kept"), "kept\n").unwrap();
     fs::remove_file(world.path("manifests/b.yaml")).unwrap();
     world.manifest("a.yaml", &(good + &fork("wrong", "v1", "")));
-    world.wait_for("wrong is mounted", || world.mount("wrong").join("readme").exists());
+    world.wait_for("wrong is mounted", || {
+        world.mount("wrong").join("readme").exists()
+    });
     assert_eq!(read(world.mount("good").join("kept")), "kept\n");
     play.says("valid again");
     play.stop();
@@ -96,7 +110,10 @@ fn a_missing_source_is_waited_for_and_said() {
     }
     let world = World::new();
     let source = world.path("later");
-    world.manifest("a.yaml", &(bucket("base", &source) + &snapshot("v1", "base") + &fork("f", "v1", "")));
+    world.manifest(
+        "a.yaml",
+        &(bucket("base", &source) + &snapshot("v1", "base") + &fork("f", "v1", "")),
+    );
     let mut play = world.play();
     play.says("cannot be read");
     assert_eq!(world.state("buckets", "base"), "Retrying");
@@ -124,7 +141,12 @@ fn once_makes_one_pass_and_leaves_no_mounts() {
     let before = world.json(&["get", "forks", "f"]);
     assert!(world.play_with(&["--once"]).wait().success());
     let after = world.json(&["get", "forks", "f"]);
-    for field in ["/status/items/0/timeline", "/status/epoch", "/metadata/uid", "/metadata/generation"] {
+    for field in [
+        "/status/items/0/timeline",
+        "/status/epoch",
+        "/metadata/uid",
+        "/metadata/generation",
+    ] {
         assert_eq!(before.pointer(field), after.pointer(field), "{field}");
         assert!(before.pointer(field).is_some(), "{field}: {before:#}");
     }
@@ -133,7 +155,11 @@ fn once_makes_one_pass_and_leaves_no_mounts() {
     world.manifest("c.yaml", &fork("h", "v1", ""));
     let mut play = world.play_with(&["--once"]);
     assert_eq!(play.wait().code(), Some(1), "{}", play.text());
-    assert!(play.text().contains("no-such, which does not exist"), "{}", play.text());
+    assert!(
+        play.text().contains("no-such, which does not exist"),
+        "{}",
+        play.text()
+    );
     assert_eq!(world.state("forks", "h"), "Ready");
     world.ok(&["check"]);
 }
@@ -151,25 +177,44 @@ fn what_expired_is_not_made_again() {
         + &fork("kept", "v1", "lifetime: {ttl: 3s}\n  protected: true");
     world.manifest("a.yaml", &text);
     let play = world.play();
-    world.wait_for("short is mounted", || world.mount("short").join("readme").exists());
+    world.wait_for("short is mounted", || {
+        world.mount("short").join("readme").exists()
+    });
     world.ok(&["fork", "v1", "brief", "--ttl", "2s"]);
-    world.wait_for("brief is mounted", || world.mount("brief").join("readme").exists());
+    world.wait_for("brief is mounted", || {
+        world.mount("brief").join("readme").exists()
+    });
     world.wait_for_state("forks", "short", "Expired");
-    world.wait_for("short and brief are unmounted", || !world.mount("short").exists() && !world.mount("brief").exists());
-    assert!(world.mount("kept").join("readme").exists(), "a protected fork outlives its lifetime");
+    world.wait_for("short and brief are unmounted", || {
+        !world.mount("short").exists() && !world.mount("brief").exists()
+    });
+    assert!(
+        world.mount("kept").join("readme").exists(),
+        "a protected fork outlives its lifetime"
+    );
     play.stop();
-    assert_eq!(world.state("forks", "short"), "Expired", "also without an owner");
+    assert_eq!(
+        world.state("forks", "short"),
+        "Expired",
+        "also without an owner"
+    );
     let play = world.play();
-    world.wait_for("kept is mounted again", || world.mount("kept").join("readme").exists());
+    world.wait_for("kept is mounted again", || {
+        world.mount("kept").join("readme").exists()
+    });
     std::thread::sleep(Duration::from_secs(1));
     assert_eq!(world.state("forks", "short"), "Expired");
     assert!(!world.mount("short").exists());
     // Its document goes, and comes back: that is a new one.
     let without = text.replace(&fork("short", "v1", "lifetime: {ttl: 3s}"), "");
     world.manifest("a.yaml", &without);
-    world.wait_for("short is forgotten", || world.state("forks", "short").is_empty());
+    world.wait_for("short is forgotten", || {
+        world.state("forks", "short").is_empty()
+    });
     world.manifest("a.yaml", &text);
-    world.wait_for("short is mounted", || world.mount("short").join("readme").exists());
+    world.wait_for("short is mounted", || {
+        world.mount("short").join("readme").exists()
+    });
     play.stop();
 }
 
@@ -178,8 +223,16 @@ fn a_manifest_that_does_not_exist_is_an_error_at_once() {
     let world = World::new();
     let output = world.run(&["play", "-f", "/no/such/file.yaml"]);
     assert_eq!(output.status.code(), Some(1), "{}", say(&output));
-    assert!(say(&output).contains("/no/such/file.yaml does not exist"), "{}", say(&output));
+    assert!(
+        say(&output).contains("/no/such/file.yaml does not exist"),
+        "{}",
+        say(&output)
+    );
     let output = world.run(&["ls", "base"]);
     assert_eq!(output.status.code(), Some(1), "{}", say(&output));
-    assert!(say(&output).contains("there is no store in"), "{}", say(&output));
+    assert!(
+        say(&output).contains("there is no store in"),
+        "{}",
+        say(&output)
+    );
 }

@@ -1,5 +1,7 @@
 //! Second players, kills, mount points in use, full disks.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 mod play_common;
 
 use std::fs;
@@ -27,8 +29,16 @@ fn a_second_player_is_refused_and_the_first_goes_on() {
     world.wait_for("f is mounted", || world.mount("f").join("readme").exists());
     let mut second = world.play();
     assert_eq!(second.wait().code(), Some(1), "{}", second.text());
-    assert!(second.text().contains(&format!("process {}", play.pid())), "{}", second.text());
-    assert!(second.text().contains("anabranch stop"), "{}", second.text());
+    assert!(
+        second.text().contains(&format!("process {}", play.pid())),
+        "{}",
+        second.text()
+    );
+    assert!(
+        second.text().contains("anabranch stop"),
+        "{}",
+        second.text()
+    );
     assert_eq!(read(world.mount("f").join("readme")), "the original\n");
     // The command that the message names ends the first.
     world.ok(&["stop"]);
@@ -48,7 +58,12 @@ fn a_killed_player_is_succeeded_and_programs_go_on() {
     let play = world.play();
     let mount = world.mount("f");
     world.wait_for("f is mounted", || mount.join("readme").exists());
-    let mut open = fs::OpenOptions::new().create(true).read(true).append(true).open(mount.join("log")).unwrap();
+    let mut open = fs::OpenOptions::new()
+        .create(true)
+        .read(true)
+        .append(true)
+        .open(mount.join("log"))
+        .unwrap();
     let mut lines = 0;
     let mut player = play;
     for _ in 0..3 {
@@ -73,7 +88,10 @@ fn a_killed_player_is_succeeded_and_programs_go_on() {
     open.read_to_string(&mut text).unwrap();
     let expected: String = (0..lines).map(|n| format!("line {n}\n")).collect();
     assert_eq!(text, expected);
-    assert_eq!(read(mount.join("meanwhile")), "written while nobody served\n");
+    assert_eq!(
+        read(mount.join("meanwhile")),
+        "written while nobody served\n"
+    );
     drop(open);
     player.stop();
     assert_eq!(world.mounted(), Vec::<String>::new());
@@ -89,7 +107,10 @@ fn a_kill_during_the_import_loses_nothing_and_shows_no_half() {
     for n in 0..3000 {
         fs::write(source.join(format!("file-{n}")), format!("content {n}\n")).unwrap();
     }
-    world.manifest("a.yaml", &(bucket("base", &source) + &snapshot("v1", "base") + &fork("f", "v1", "")));
+    world.manifest(
+        "a.yaml",
+        &(bucket("base", &source) + &snapshot("v1", "base") + &fork("f", "v1", "")),
+    );
     for wait in [0, 30, 100, 200] {
         let play = world.play_with(&["--no-mount"]);
         std::thread::sleep(Duration::from_millis(wait));
@@ -103,9 +124,19 @@ fn a_kill_during_the_import_loses_nothing_and_shows_no_half() {
     }
     let mut play = world.play_with(&["--once"]);
     assert!(play.wait().success(), "{}", play.text());
-    assert_eq!(world.json(&["ls", "fork/f"])["entries"].as_array().unwrap().len(), 3000);
+    assert_eq!(
+        world.json(&["ls", "fork/f"])["entries"]
+            .as_array()
+            .unwrap()
+            .len(),
+        3000
+    );
     assert_eq!(world.ok(&["cat", "fork/f:/file-2999"]), "content 2999\n");
-    assert!(!world.ok(&["tree"]).contains("importing"), "{}", world.ok(&["tree", "-A"]));
+    assert!(
+        !world.ok(&["tree"]).contains("importing"),
+        "{}",
+        world.ok(&["tree", "-A"])
+    );
     world.ok(&["check"]);
 }
 
@@ -120,7 +151,9 @@ fn a_mount_point_in_use_is_left_alone_and_said() {
     fs::write(world.mount("f").join("precious"), "precious\n").unwrap();
     let mut play = world.play();
     play.says("cannot mount");
-    world.wait_for("other is mounted", || world.mount("other").join("readme").exists());
+    world.wait_for("other is mounted", || {
+        world.mount("other").join("readme").exists()
+    });
     assert_eq!(read(world.mount("f").join("precious")), "precious\n");
     // It is mounted as soon as the place is free.
     fs::remove_file(world.mount("f").join("precious")).unwrap();
@@ -135,22 +168,35 @@ fn a_full_disk_is_said_and_nothing_is_lost() {
     }
     let world = World::new();
     fs::create_dir(world.data()).unwrap();
-    let tmpfs = Command::new("mount").args(["-t", "tmpfs", "-o", "size=300m", "tmpfs"]).arg(world.data()).status();
+    let tmpfs = Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=300m", "tmpfs"])
+        .arg(world.data())
+        .status();
     assert!(tmpfs.unwrap().success());
     world.manifest("a.yaml", &simple(&world));
     let play = world.play();
     let mount = world.mount("f");
     world.wait_for("f is mounted", || mount.join("readme").exists());
     fs::write(mount.join("before"), "before\n").unwrap();
-    fs::File::open(mount.join("before")).unwrap().sync_all().unwrap();
+    fs::File::open(mount.join("before"))
+        .unwrap()
+        .sync_all()
+        .unwrap();
     let filler = world.data().join("filler");
-    let full = Command::new("dd").args(["if=/dev/zero", "bs=1M", "count=400"]).arg(format!("of={}", filler.display())).output();
+    let full = Command::new("dd")
+        .args(["if=/dev/zero", "bs=1M", "count=400"])
+        .arg(format!("of={}", filler.display()))
+        .output();
     assert!(!full.unwrap().status.success(), "the disk is full now");
     let big = vec![b'x'; 100 << 20];
     let output = world.run_with(&["put", "-", "f:/big"], &big);
     assert!(!output.status.success(), "{}", say(&output));
     let said = String::from_utf8_lossy(&output.stderr).to_lowercase();
-    assert!(said.contains("space") || said.contains("full"), "{}", say(&output));
+    assert!(
+        said.contains("space") || said.contains("full"),
+        "{}",
+        say(&output)
+    );
     assert_eq!(read(mount.join("before")), "before\n");
     assert_eq!(world.ok(&["cat", "base:/readme"]), "the original\n");
     fs::remove_file(filler).unwrap();

@@ -2,7 +2,9 @@
 
 use operator::{Action, FailureKind, Point, Settings};
 use storage_engine as engine;
-use storage_engine::{CreateRoot, Durability, ErrorKind, ForkRequest, Quota, SnapshotId, SnapshotRequest, TimelineId};
+use storage_engine::{
+    CreateRoot, Durability, ErrorKind, ForkRequest, Quota, SnapshotId, SnapshotRequest, TimelineId,
+};
 
 use super::reconcile::Agent;
 use crate::owner::{Failure, Outcome};
@@ -33,7 +35,12 @@ impl Agent {
                 });
                 engine.fork_group(requests.collect())?;
             }
-            Action::Snapshot { id, name, source, labels } => {
+            Action::Snapshot {
+                id,
+                name,
+                source,
+                labels,
+            } => {
                 engine.snapshot(SnapshotRequest {
                     id: Some(SnapshotId(id.0)),
                     name: name.clone(),
@@ -49,7 +56,9 @@ impl Agent {
                 self.host.release(TimelineId(timeline.0))?;
                 engine.delete_timeline(TimelineId(timeline.0))?;
             }
-            Action::DeleteSnapshot { snapshot } => engine.delete_snapshot(SnapshotId(snapshot.0))?,
+            Action::DeleteSnapshot { snapshot } => {
+                engine.delete_snapshot(SnapshotId(snapshot.0))?
+            }
             Action::Unmount { target, .. } => self.host.release(TimelineId(target.0))?,
             // Whoever runs the agent mounts every fork, those made by command too, after each pass.
             Action::Mount { .. } => {}
@@ -74,7 +83,10 @@ fn settings_of(settings: &Settings) -> engine::Settings {
     engine::Settings {
         read_only: settings.read_only,
         protected: settings.protected,
-        quota: Quota { bytes: settings.quota_bytes, inodes: settings.quota_inodes },
+        quota: Quota {
+            bytes: settings.quota_bytes,
+            inodes: settings.quota_inodes,
+        },
         retain: settings.retain,
         labels: settings.labels.clone(),
     }
@@ -89,7 +101,9 @@ pub(super) fn kind_of(failure: &Failure, action: &Action) -> FailureKind {
         FailureKind::NameTaken
     } else if is(ErrorKind::Protected) {
         FailureKind::Protected
-    } else if is(ErrorKind::NotFound) && matches!(action, Action::Fork { .. } | Action::Snapshot { .. }) {
+    } else if is(ErrorKind::NotFound)
+        && matches!(action, Action::Fork { .. } | Action::Snapshot { .. })
+    {
         FailureKind::SourceGone
     } else if is(ErrorKind::InvalidArgument) || is(ErrorKind::Corrupt) {
         FailureKind::NeedsHelp

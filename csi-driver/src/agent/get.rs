@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use crds::conditions::{self, Reason, State};
 use crds::quantity::human;
 use crds::{
-    Bucket, BucketFork, BucketSnapshot, Epoch, ForkSource, Lifetime, Mount, Object, SnapshotSource, Summary,
-    Usage,
+    Bucket, BucketFork, BucketSnapshot, Epoch, ForkSource, Lifetime, Mount, Object, SnapshotSource,
+    Summary, Usage,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use operator::Peers;
@@ -33,20 +33,31 @@ pub fn get(
     output: &mut dyn Output,
 ) -> Outcome {
     let objects = Objects::load(&context.data)?;
-    let mut found: Vec<Object> =
-        objects.iter().filter(|(key, _)| key.kind == kind_of(kind)).map(|(_, object)| object.clone()).collect();
+    let mut found: Vec<Object> = objects
+        .iter()
+        .filter(|(key, _)| key.kind == kind_of(kind))
+        .map(|(_, object)| object.clone())
+        .collect();
     found.extend(by_command(context, kind)?);
     found.retain(|object| {
         let key = object.key();
-        namespace.is_none_or(|wanted| key.namespace == wanted) && name.is_none_or(|wanted| key.name == wanted)
+        namespace.is_none_or(|wanted| key.namespace == wanted)
+            && name.is_none_or(|wanted| key.name == wanted)
     });
     found.sort_by_key(Object::key);
     if let Some(name) = name
         && found.is_empty()
     {
         // One fork of a set is asked for by its own name, too.
-        let set = name.rsplit_once('-').map(|(set, _)| set.to_owned()).filter(|_| kind == Kind::Fork);
-        let hint = match set.filter(|set| objects.iter().any(|(key, _)| key.name == *set && key.kind == crds::Kind::Fork)) {
+        let set = name
+            .rsplit_once('-')
+            .map(|(set, _)| set.to_owned())
+            .filter(|_| kind == Kind::Fork);
+        let hint = match set.filter(|set| {
+            objects
+                .iter()
+                .any(|(key, _)| key.name == *set && key.kind == crds::Kind::Fork)
+        }) {
             Some(set) => format!("It is part of a set: `anabranch get forks {set} -o yaml`."),
             None => format!("`anabranch get {kind}s` lists what there is."),
         };
@@ -54,7 +65,13 @@ pub fn get(
     }
     output.begin(&serde_json::json!({}))?;
     // Bytes and mounts as they are now; the state as the owner wrote it.
-    let observed = observe(&context.engine, &*context.host, BTreeMap::default(), operator::Failures::default(), true)?;
+    let observed = observe(
+        &context.engine,
+        &*context.host,
+        BTreeMap::default(),
+        operator::Failures::default(),
+        true,
+    )?;
     let peers = Peers::of(objects.iter().map(|(_, object)| object));
     let now = Epoch(context.engine.now()).timestamp();
     for object in found {
@@ -75,19 +92,25 @@ fn keep_conditions(object: &Object, shown: &mut Object) {
     match (object, shown) {
         (Object::Bucket(a), Object::Bucket(b)) => {
             if let (Some(a), Some(b)) = (&a.status, &mut b.status) {
-                (b.conditions, b.import, b.observed_generation) = (a.conditions.clone(), a.import.clone(), a.observed_generation);
+                (b.conditions, b.import, b.observed_generation) = (
+                    a.conditions.clone(),
+                    a.import.clone(),
+                    a.observed_generation,
+                );
             }
         }
         (Object::Snapshot(a), Object::Snapshot(b)) => {
             if let (Some(a), Some(b)) = (&a.status, &mut b.status) {
                 (b.conditions, b.ready_to_use) = (a.conditions.clone(), a.ready_to_use);
-                (b.observed_generation, b.expired_time) = (a.observed_generation, a.expired_time.clone());
+                (b.observed_generation, b.expired_time) =
+                    (a.observed_generation, a.expired_time.clone());
             }
         }
         (Object::Fork(a), Object::Fork(b)) => {
             if let (Some(a), Some(b)) = (&a.status, &mut b.status) {
                 (b.conditions, b.ready_count) = (a.conditions.clone(), a.ready_count);
-                (b.observed_generation, b.expired_time) = (a.observed_generation, a.expired_time.clone());
+                (b.observed_generation, b.expired_time) =
+                    (a.observed_generation, a.expired_time.clone());
             }
         }
         _ => {}
@@ -97,20 +120,28 @@ fn keep_conditions(object: &Object, shown: &mut Object) {
 /// What was made by command, as the object that would have made it.
 fn by_command(context: &Context, kind: Kind) -> Outcome<Vec<Object>> {
     let engine = &context.engine;
-    let is_of = |name: &str| split_engine_name(name).filter(|(own, ..)| *own == kind).map(|(_, ns, n)| (ns.to_owned(), n.to_owned()));
+    let is_of = |name: &str| {
+        split_engine_name(name)
+            .filter(|(own, ..)| *own == kind)
+            .map(|(_, ns, n)| (ns.to_owned(), n.to_owned()))
+    };
     let mut all = Vec::new();
     if kind == Kind::Snapshot {
         for info in engine.snapshots()? {
             if let Some((namespace, name)) = is_of(&info.name)
                 && !info.labels.contains_key(crds::names::LABEL_OWNER)
             {
-                all.push(Object::Snapshot(Box::new(snapshot_object(engine, &info, namespace, &name))));
+                all.push(Object::Snapshot(Box::new(snapshot_object(
+                    engine, &info, namespace, &name,
+                ))));
             }
         }
         return Ok(all);
     }
     for info in engine.timelines() {
-        let Some((namespace, name)) = is_of(&info.name) else { continue };
+        let Some((namespace, name)) = is_of(&info.name) else {
+            continue;
+        };
         if info.settings.labels.contains_key(crds::names::LABEL_OWNER) {
             continue;
         }
@@ -122,14 +153,25 @@ fn by_command(context: &Context, kind: Kind) -> Outcome<Vec<Object>> {
     Ok(all)
 }
 
-fn snapshot_object(engine: &Engine, info: &SnapshotInfo, namespace: String, name: &str) -> BucketSnapshot {
+fn snapshot_object(
+    engine: &Engine,
+    info: &SnapshotInfo,
+    namespace: String,
+    name: &str,
+) -> BucketSnapshot {
     let mut object = BucketSnapshot::new(name, crds::SnapshotSpec::default());
     object.metadata.namespace = Some(namespace);
     object.metadata.creation_timestamp = Some(time(Epoch(info.created.0)));
     let of = Where::point(engine, storage_engine::Point::Now(info.timeline)).of;
     object.spec.source = match of.kind {
-        Some(Kind::Bucket) => SnapshotSource { bucket: Some(of.name), ..SnapshotSource::default() },
-        _ => SnapshotSource { fork: Some(of.name), ..SnapshotSource::default() },
+        Some(Kind::Bucket) => SnapshotSource {
+            bucket: Some(of.name),
+            ..SnapshotSource::default()
+        },
+        _ => SnapshotSource {
+            fork: Some(of.name),
+            ..SnapshotSource::default()
+        },
     };
     object.spec.lifetime = lifetime(labels::expires(&info.labels));
     let status = object.status.get_or_insert_default();
@@ -154,7 +196,10 @@ fn bucket_object(info: &TimelineInfo, namespace: String, name: &str) -> Bucket {
     let status = object.status.get_or_insert_default();
     status.timeline = Some(info.id.to_string());
     status.time = Some(time(Epoch(info.created.0)));
-    let state = State::Ready(Reason::Available, "it has no manifest; its data was kept or made otherwise".to_owned());
+    let state = State::Ready(
+        Reason::Available,
+        "it has no manifest; its data was kept or made otherwise".to_owned(),
+    );
     state.write(&mut status.conditions, None, time(Epoch(info.created.0)));
     object
 }
@@ -167,7 +212,10 @@ fn fork_object(engine: &Engine, info: &TimelineInfo, namespace: String, name: &s
     object.spec.read_only = info.settings.read_only.then_some(true);
     let quota = &info.settings.quota;
     if quota.bytes.is_some() || quota.inodes.is_some() {
-        object.spec.quota = Some(crds::Quota { bytes: quota.bytes.map(crds::Bytes), inodes: quota.inodes });
+        object.spec.quota = Some(crds::Quota {
+            bytes: quota.bytes.map(crds::Bytes),
+            inodes: quota.inodes,
+        });
     }
     if let Some(origin) = info.origins.first() {
         let point = match origin.snapshot {
@@ -177,9 +225,20 @@ fn fork_object(engine: &Engine, info: &TimelineInfo, namespace: String, name: &s
         let from = Where::point(engine, point);
         let at = from.epoch.map(|epoch| crds::At::from(Epoch(epoch.0)));
         object.spec.source = match from.of.kind {
-            Some(Kind::Snapshot) => ForkSource { snapshot: Some(from.of.name), ..ForkSource::default() },
-            Some(Kind::Bucket) => ForkSource { bucket: Some(from.of.name), at, ..ForkSource::default() },
-            _ => ForkSource { fork: Some(from.of.name), at, ..ForkSource::default() },
+            Some(Kind::Snapshot) => ForkSource {
+                snapshot: Some(from.of.name),
+                ..ForkSource::default()
+            },
+            Some(Kind::Bucket) => ForkSource {
+                bucket: Some(from.of.name),
+                at,
+                ..ForkSource::default()
+            },
+            _ => ForkSource {
+                fork: Some(from.of.name),
+                at,
+                ..ForkSource::default()
+            },
         };
         let status = object.status.get_or_insert_default();
         status.epoch = Some(Epoch(origin.cutoff.0));
@@ -200,7 +259,10 @@ fn made_by_command() -> State {
 
 fn lifetime(expires: Option<storage_engine::Epoch>) -> Lifetime {
     match expires {
-        Some(at) => Lifetime { expire_time: Some(time(Epoch(at.0))), ..Lifetime::default() },
+        Some(at) => Lifetime {
+            expire_time: Some(time(Epoch(at.0))),
+            ..Lifetime::default()
+        },
         None => Lifetime::no_expiry(),
     }
 }
@@ -210,7 +272,11 @@ fn measure(context: &Context, object: &mut Object) {
     let deleted = object.metadata().deletion_timestamp.is_some();
     match object {
         Object::Bucket(bucket) => {
-            let source = bucket.spec.source.as_ref().map(crds::ImportSource::describe);
+            let source = bucket
+                .spec
+                .source
+                .as_ref()
+                .map(crds::ImportSource::describe);
             let status = bucket.status.get_or_insert_default();
             let mut summary = summary(&status.conditions, deleted);
             summary.source = source;
@@ -233,7 +299,11 @@ fn measure(context: &Context, object: &mut Object) {
             let mut summary = summary(&status.conditions, deleted);
             summary.source = Some(source);
             summary.size = status.bytes.map(human);
-            summary.expires = expires(status.expired_time.is_some(), status.expire_time.as_ref(), forever);
+            summary.expires = expires(
+                status.expired_time.is_some(),
+                status.expire_time.as_ref(),
+                forever,
+            );
             status.summary = Some(summary);
         }
         Object::Fork(fork) => {
@@ -243,15 +313,19 @@ fn measure(context: &Context, object: &mut Object) {
             let mut summary = summary(&status.conditions, deleted);
             summary.source = Some(source);
             status.mounts.clear();
-            let mut ids: BTreeSet<TimelineId> = parse(status.timeline.as_deref()).into_iter().collect();
+            let mut ids: BTreeSet<TimelineId> =
+                parse(status.timeline.as_deref()).into_iter().collect();
             if let Some(id) = parse(status.timeline.as_deref()) {
                 status.mounts = mounts(context, id, None);
             }
             for item in &mut status.items {
-                let Some(id) = parse(item.timeline.as_deref()) else { continue };
+                let Some(id) = parse(item.timeline.as_deref()) else {
+                    continue;
+                };
                 ids.insert(id);
                 if let Some(usage) = usage(context, &[id]) {
-                    (item.divergent_bytes, item.shared_bytes) = (Some(usage.divergent_bytes), Some(usage.shared_bytes));
+                    (item.divergent_bytes, item.shared_bytes) =
+                        (Some(usage.divergent_bytes), Some(usage.shared_bytes));
                 }
                 let own = mounts(context, id, Some(&item.name));
                 item.mounted = own.first().map(|mount| mount.path.clone());
@@ -262,25 +336,45 @@ fn measure(context: &Context, object: &mut Object) {
             sizes(&mut summary, status.usage.as_ref());
             summary.mounted = mounted(&status.mounts);
             summary.forks = Some(format!("{}/{}", status.ready_count, status.count));
-            summary.expires = expires(status.expired_time.is_some(), status.expire_time.as_ref(), forever);
+            summary.expires = expires(
+                status.expired_time.is_some(),
+                status.expire_time.as_ref(),
+                forever,
+            );
             status.summary = Some(summary);
         }
     }
 }
 
 /// The column STATUS and its message, from the condition that matters.
-fn summary(all: &[k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition], deleted: bool) -> Summary {
-    let matters = [conditions::EXPIRED, conditions::STALLED, conditions::RECONCILING, conditions::READY]
-        .into_iter()
-        .find_map(|type_| conditions::find(all, type_));
+fn summary(
+    all: &[k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition],
+    deleted: bool,
+) -> Summary {
+    let matters = [
+        conditions::EXPIRED,
+        conditions::STALLED,
+        conditions::RECONCILING,
+        conditions::READY,
+    ]
+    .into_iter()
+    .find_map(|type_| conditions::find(all, type_));
     let state = match matters {
         _ if deleted => "Deleting".to_owned(),
         None => "Pending".to_owned(),
         Some(condition) if condition.type_ == conditions::EXPIRED => conditions::EXPIRED.to_owned(),
-        Some(condition) if condition.type_ == conditions::READY && condition.reason == "Available" => conditions::READY.to_owned(),
+        Some(condition)
+            if condition.type_ == conditions::READY && condition.reason == "Available" =>
+        {
+            conditions::READY.to_owned()
+        }
         Some(condition) => condition.reason.clone(),
     };
-    Summary { state: Some(state), message: matters.map(|condition| condition.message.clone()), ..Summary::default() }
+    Summary {
+        state: Some(state),
+        message: matters.map(|condition| condition.message.clone()),
+        ..Summary::default()
+    }
 }
 
 fn sizes(summary: &mut Summary, usage: Option<&Usage>) {
@@ -294,7 +388,9 @@ fn sizes(summary: &mut Summary, usage: Option<&Usage>) {
 fn usage(context: &Context, ids: &[TimelineId]) -> Option<Usage> {
     let mut all: Option<Usage> = None;
     for id in ids {
-        let Some(own) = usage_of(&context.engine, &*context.host, *id) else { continue };
+        let Some(own) = usage_of(&context.engine, &*context.host, *id) else {
+            continue;
+        };
         let sum = all.get_or_insert_default();
         sum.logical_bytes += own.logical_bytes;
         sum.divergent_bytes += own.divergent_bytes;
@@ -309,7 +405,10 @@ fn time(epoch: Epoch) -> Time {
 }
 
 fn mounts(context: &Context, id: TimelineId, item: Option<&str>) -> Vec<Mount> {
-    let read_only = context.engine.timeline(id).is_ok_and(|info| info.settings.read_only);
+    let read_only = context
+        .engine
+        .timeline(id)
+        .is_ok_and(|info| info.settings.read_only);
     let paths: Vec<PathBuf> = context.host.mounts(id);
     paths
         .into_iter()
@@ -330,7 +429,11 @@ fn mounted(mounts: &[Mount]) -> Option<String> {
     }
 }
 
-fn expires(expired: bool, at: Option<&k8s_openapi::apimachinery::pkg::apis::meta::v1::Time>, forever: bool) -> Option<String> {
+fn expires(
+    expired: bool,
+    at: Option<&k8s_openapi::apimachinery::pkg::apis::meta::v1::Time>,
+    forever: bool,
+) -> Option<String> {
     if expired {
         return Some("expired".to_owned());
     }

@@ -36,21 +36,32 @@ struct Job {
 
 impl Imports {
     pub fn new(engine: Engine, wake: Arc<dyn Fn() + Send + Sync>) -> Self {
-        Self { engine, wake, jobs: Mutex::default() }
+        Self {
+            engine,
+            wake,
+            jobs: Mutex::default(),
+        }
     }
 
     /// Starts an import, unless it runs. The failure of an earlier try is said once it is time for another.
     pub fn start(&self, timeline: Id, source: &ImportSource) -> Outcome {
         let mut jobs = self.jobs.lock();
-        if jobs.get(&timeline).is_some_and(|job| job.end.lock().is_none()) {
+        if jobs
+            .get(&timeline)
+            .is_some_and(|job| job.end.lock().is_none())
+        {
             return Ok(());
         }
         let path = match (&source.directory, &source.tar) {
             (Some(place), _) | (None, Some(place)) => PathBuf::from(&place.path),
             (None, None) => return Err(Failure::usage("the source is empty")),
         };
-        std::fs::metadata(&path)
-            .map_err(|e| Failure::new("Source", format!("the source {} cannot be read: {e}", path.display())))?;
+        std::fs::metadata(&path).map_err(|e| {
+            Failure::new(
+                "Source",
+                format!("the source {} cannot be read: {e}", path.display()),
+            )
+        })?;
         let id = TimelineId(timeline.0);
         let name = Reference::timeline(&self.engine.timeline(id)?).short();
         let job = Arc::new(Job {
@@ -59,7 +70,11 @@ impl Imports {
             done: Mutex::default(),
             end: Mutex::new(None),
         });
-        let (engine, own, wake) = (self.engine.clone(), Arc::clone(&job), Arc::clone(&self.wake));
+        let (engine, own, wake) = (
+            self.engine.clone(),
+            Arc::clone(&job),
+            Arc::clone(&self.wake),
+        );
         let tar = source.directory.is_none();
         std::thread::Builder::new()
             .name("import".to_owned())
@@ -88,7 +103,11 @@ impl Imports {
             let done = *job.done.lock();
             let ended = job.end.lock().as_ref().map(|(at, _)| *at);
             let import = Import {
-                state: if ended.is_some() { ImportState::Done } else { ImportState::Running },
+                state: if ended.is_some() {
+                    ImportState::Done
+                } else {
+                    ImportState::Running
+                },
                 files: done.entries,
                 bytes: done.bytes,
                 total_files: None,
@@ -108,7 +127,12 @@ impl Imports {
         running
             .map(|job| {
                 let done = *job.done.lock();
-                Progress { what: job.what.clone(), items: done.entries, total_items: None, bytes: done.bytes }
+                Progress {
+                    what: job.what.clone(),
+                    items: done.entries,
+                    total_items: None,
+                    bytes: done.bytes,
+                }
             })
             .collect()
     }
@@ -122,21 +146,43 @@ impl Imports {
 /// What helps against the failure of an import: what time may help is tried again soon, so that a source that
 /// appears later is found.
 pub(super) fn kind_of(failure: &Failure) -> FailureKind {
-    let help = [ErrorKind::InvalidArgument, ErrorKind::QuotaExceeded, ErrorKind::Corrupt];
-    if help.iter().any(|kind| failure.reason == format!("{kind:?}")) { FailureKind::Import } else { FailureKind::Retry }
+    let help = [
+        ErrorKind::InvalidArgument,
+        ErrorKind::QuotaExceeded,
+        ErrorKind::Corrupt,
+    ];
+    if help
+        .iter()
+        .any(|kind| failure.reason == format!("{kind:?}"))
+    {
+        FailureKind::Import
+    } else {
+        FailureKind::Retry
+    }
 }
 
 /// When a failed import is looked at again.
 pub(super) fn again(now: Timestamp) -> Timestamp {
-    now.checked_add(jiff::SignedDuration::from_secs(AGAIN_SECONDS)).unwrap_or(now)
+    now.checked_add(jiff::SignedDuration::from_secs(AGAIN_SECONDS))
+        .unwrap_or(now)
 }
 
-fn fill(engine: &Engine, id: TimelineId, path: &Path, tar: bool, done: &Mutex<ImportProgress>) -> Outcome {
+fn fill(
+    engine: &Engine,
+    id: TimelineId,
+    path: &Path,
+    tar: bool,
+    done: &Mutex<ImportProgress>,
+) -> Outcome {
     let volume = engine.volume(Point::Now(id), VolumeOptions::default())?;
     // What a process that was killed had imported so far.
     crate::owner::run::empty(&volume)?;
     let mut progress = |now: &ImportProgress| *done.lock() = *now;
-    let all = if tar { import_tar(&volume, path, &mut progress)? } else { import_directory(&volume, path, &mut progress)? };
+    let all = if tar {
+        import_tar(&volume, path, &mut progress)?
+    } else {
+        import_directory(&volume, path, &mut progress)?
+    };
     *done.lock() = all;
     Ok(())
 }

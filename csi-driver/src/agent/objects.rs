@@ -56,7 +56,11 @@ impl ObjectExt for Object {
     }
 
     fn manifest(&self) -> Option<PathBuf> {
-        self.metadata().annotations.as_ref()?.get(MANIFEST).map(PathBuf::from)
+        self.metadata()
+            .annotations
+            .as_ref()?
+            .get(MANIFEST)
+            .map(PathBuf::from)
     }
 
     fn is_being_deleted(&self) -> bool {
@@ -84,7 +88,12 @@ impl ObjectExt for Object {
     }
 
     fn to_json(&self) -> Outcome<Value> {
-        serde_json::to_value(self).map_err(|e| Failure::new("Internal", format!("cannot write {} as JSON: {e}", self.key())))
+        serde_json::to_value(self).map_err(|e| {
+            Failure::new(
+                "Internal",
+                format!("cannot write {} as JSON: {e}", self.key()),
+            )
+        })
     }
 }
 
@@ -126,7 +135,10 @@ pub fn kind_of(word: name::Kind) -> Kind {
 
 /// The present time, as objects have it: to the second.
 pub fn time_now() -> Time {
-    Time(jiff::Timestamp::from_second(jiff::Timestamp::now().as_second()).unwrap_or(jiff::Timestamp::UNIX_EPOCH))
+    Time(
+        jiff::Timestamp::from_second(jiff::Timestamp::now().as_second())
+            .unwrap_or(jiff::Timestamp::UNIX_EPOCH),
+    )
 }
 
 /// A new uid.
@@ -136,7 +148,14 @@ pub fn new_uid() -> Outcome<String> {
     id[6] = id[6] & 0x0f | 0x40;
     id[8] = id[8] & 0x3f | 0x80;
     let text = hex::encode(id);
-    Ok(format!("{}-{}-{}-{}-{}", &text[..8], &text[8..12], &text[12..16], &text[16..20], &text[20..]))
+    Ok(format!(
+        "{}-{}-{}-{}-{}",
+        &text[..8],
+        &text[8..12],
+        &text[12..16],
+        &text[16..20],
+        &text[20..]
+    ))
 }
 
 /// All the objects of a store.
@@ -191,7 +210,8 @@ impl Objects {
             return Ok(());
         }
         let path = self.path(&key);
-        let bytes = serde_json::to_vec_pretty(&object.to_json()?).map_err(|e| Failure::new("Internal", e.to_string()))?;
+        let bytes = serde_json::to_vec_pretty(&object.to_json()?)
+            .map_err(|e| Failure::new("Internal", e.to_string()))?;
         replace(&path, &bytes).map_err(|e| host(format_args!("write {}", path.display()), &e))?;
         self.all.insert(key, object);
         Ok(())
@@ -217,15 +237,27 @@ impl Objects {
 
     fn path(&self, key: &ObjectKey) -> PathBuf {
         // Names and namespaces are DNS names: they have no slash and are not ".." (the manifest loader checks).
-        self.directory.join(key.kind.as_str()).join(&key.namespace).join(format!("{}.json", key.name))
+        self.directory
+            .join(key.kind.as_str())
+            .join(&key.namespace)
+            .join(format!("{}.json", key.name))
     }
 }
 
 fn entries(directory: &Path) -> Outcome<Vec<PathBuf>> {
     let reading = |e: std::io::Error| host(format_args!("read {}", directory.display()), &e);
     match fs::read_dir(directory) {
-        Ok(entries) => entries.map(|entry| entry.map(|e| e.path()).map_err(reading)).collect(),
-        Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => Ok(Vec::new()),
+        Ok(entries) => entries
+            .map(|entry| entry.map(|e| e.path()).map_err(reading))
+            .collect(),
+        Err(e)
+            if matches!(
+                e.kind(),
+                std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory
+            ) =>
+        {
+            Ok(Vec::new())
+        }
         Err(e) => Err(reading(e)),
     }
 }
@@ -247,7 +279,13 @@ mod tests {
     use super::*;
 
     fn fork(name: &str) -> Object {
-        let mut fork = crds::BucketFork::new(name, crds::ForkSpec { lifetime: crds::Lifetime::no_expiry(), ..Default::default() });
+        let mut fork = crds::BucketFork::new(
+            name,
+            crds::ForkSpec {
+                lifetime: crds::Lifetime::no_expiry(),
+                ..Default::default()
+            },
+        );
         fork.metadata.namespace = Some("team".into());
         fork.metadata.uid = Some(new_uid().unwrap());
         Object::Fork(Box::new(fork))
@@ -265,7 +303,13 @@ mod tests {
         // What a kill in the middle of a replacement leaves behind is not an object.
         fs::write(data.path().join("play/BucketFork/team/c.new"), b"{").unwrap();
         let again = Objects::load(data.path()).unwrap();
-        assert_eq!(again.iter().map(|(_, object)| object.clone()).collect::<Vec<_>>(), [a]);
+        assert_eq!(
+            again
+                .iter()
+                .map(|(_, object)| object.clone())
+                .collect::<Vec<_>>(),
+            [a]
+        );
     }
 
     #[test]

@@ -16,7 +16,11 @@ pub(super) fn observe(
     failures: operator::Failures,
     usage: bool,
 ) -> Outcome<Observed> {
-    let mut observed = Observed { imports, failures, ..Observed::default() };
+    let mut observed = Observed {
+        imports,
+        failures,
+        ..Observed::default()
+    };
     for info in engine.timelines() {
         let id = Id(info.id.0);
         for path in host.mounts(info.id) {
@@ -37,7 +41,11 @@ pub(super) fn observe(
             name: info.name,
             created: crds::Epoch(info.created.0),
             origin,
-            usage: if usage { measure(engine, host, info.id) } else { None },
+            usage: if usage {
+                measure(engine, host, info.id)
+            } else {
+                None
+            },
             settings: Settings {
                 read_only: info.settings.read_only,
                 protected: info.settings.protected,

@@ -42,7 +42,12 @@ impl Agent {
     /// An agent on an engine. `wake` is called when an import has ended.
     pub fn new(engine: Engine, host: Arc<dyn Host>, wake: Arc<dyn Fn() + Send + Sync>) -> Self {
         let imports = Imports::new(engine.clone(), wake);
-        Self { engine, host, imports, failures: Mutex::default() }
+        Self {
+            engine,
+            host,
+            imports,
+            failures: Mutex::default(),
+        }
     }
 
     /// The progress of the imports that are running.
@@ -71,14 +76,27 @@ impl Agent {
         pass.states.clear();
         let keys: Vec<ObjectKey> = objects.iter().map(|(key, _)| key.clone()).collect();
         let (imports, failed) = self.imports.observe();
-        let mut observed = observe(&self.engine, &*self.host, imports, self.failures.lock().clone(), false)?;
+        let mut observed = observe(
+            &self.engine,
+            &*self.host,
+            imports,
+            self.failures.lock().clone(),
+            false,
+        )?;
         for key in keys {
-            let Some(object) = objects.get(&key).cloned() else { continue };
+            let Some(object) = objects.get(&key).cloned() else {
+                continue;
+            };
             self.note_import(&object, &failed, &mut observed, pass);
             let peers = Peers::of(objects.iter().map(|(_, object)| object));
             let options = Options::default();
             let now = self.now();
-            let world = World { now, observed: &observed, peers: &peers, options: &options };
+            let world = World {
+                now,
+                observed: &observed,
+                peers: &peers,
+                options: &options,
+            };
             let plan = plan(&object, &world);
             if plan.released {
                 objects.remove(&key)?;
@@ -91,11 +109,21 @@ impl Agent {
             objects.put(plan.object)?;
             wake(pass, plan.next);
             pass.states.insert(key.clone(), plan.state);
-            let actions: Vec<&Action> = plan.actions.iter().filter(|a| !matches!(a, Action::Mount { .. })).collect();
+            let actions: Vec<&Action> = plan
+                .actions
+                .iter()
+                .filter(|a| !matches!(a, Action::Mount { .. }))
+                .collect();
             if self.apply(&object, &actions, pass) {
                 worked = true;
                 let (imports, _) = self.imports.observe();
-                observed = observe(&self.engine, &*self.host, imports, self.failures.lock().clone(), false)?;
+                observed = observe(
+                    &self.engine,
+                    &*self.host,
+                    imports,
+                    self.failures.lock().clone(),
+                    false,
+                )?;
             } else if changed {
                 worked = true;
             }
@@ -117,7 +145,9 @@ impl Agent {
                     _ => act::kind_of(&failure, action),
                 };
                 let now = self.now();
-                self.failures.lock().note(&key, generation, kind, &message, now);
+                self.failures
+                    .lock()
+                    .note(&key, generation, kind, &message, now);
                 wake(pass, Some(import::again(now)));
                 if let Some(failure) = self.failures.lock().of(&key, generation) {
                     pass.states.insert(key.clone(), failure.state());
@@ -127,7 +157,11 @@ impl Agent {
             }
             done |= !running;
         }
-        if !actions.is_empty() && !actions.iter().any(|action| matches!(action, Action::Import { .. })) {
+        if !actions.is_empty()
+            && !actions
+                .iter()
+                .any(|action| matches!(action, Action::Import { .. }))
+        {
             self.failures.lock().clear(&key);
         }
         done
@@ -141,15 +175,29 @@ impl Agent {
         observed: &mut operator::Observed,
         pass: &mut Pass,
     ) {
-        let Object::Bucket(bucket) = object else { return };
+        let Object::Bucket(bucket) = object else {
+            return;
+        };
         let key = object.key();
         let name = super::objects::engine_name(&key);
-        let Some(id) = observed.timeline_named(&name).map(|timeline| timeline.id) else { return };
+        let Some(id) = observed.timeline_named(&name).map(|timeline| timeline.id) else {
+            return;
+        };
         if let Some(failure) = failed.get(&id) {
             let now = self.now();
-            let message = format!("cannot import into {}: {}", short_name(&key), sentence(failure));
+            let message = format!(
+                "cannot import into {}: {}",
+                short_name(&key),
+                sentence(failure)
+            );
             let mut failures = self.failures.lock();
-            failures.note(&key, bucket.metadata.generation, import::kind_of(failure), &message, now);
+            failures.note(
+                &key,
+                bucket.metadata.generation,
+                import::kind_of(failure),
+                &message,
+                now,
+            );
             if let Some(noted) = failures.of(&key, bucket.metadata.generation) {
                 wake(pass, Some(noted.next()));
             }
@@ -204,8 +252,21 @@ fn sentence(failure: &crate::owner::Failure) -> String {
 }
 
 /// An object with its status as it is at this moment, without doing anything.
-pub(super) fn present(object: &Object, observed: &operator::Observed, peers: &Peers, now: Timestamp) -> Object {
+pub(super) fn present(
+    object: &Object,
+    observed: &operator::Observed,
+    peers: &Peers,
+    now: Timestamp,
+) -> Object {
     let options = Options::default();
-    plan(object, &World { now, observed, peers, options: &options }).object
+    plan(
+        object,
+        &World {
+            now,
+            observed,
+            peers,
+            options: &options,
+        },
+    )
+    .object
 }
-

@@ -20,7 +20,10 @@ Usage: anabranch-keeper --dir DIR [--abandon-after DURATION]
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1);
-    let mut options = server::Options { directory: PathBuf::new(), abandon_after: Duration::ZERO };
+    let mut options = server::Options {
+        directory: PathBuf::new(),
+        abandon_after: Duration::ZERO,
+    };
     while let Some(argument) = arguments.next() {
         match argument.to_str() {
             Some(helper::ARGUMENT) => {
@@ -77,7 +80,11 @@ fn duration(text: &str) -> Option<Duration> {
         "h" => 3_600_000,
         _ => return None,
     };
-    number.parse::<u64>().ok()?.checked_mul(millis).map(Duration::from_millis)
+    number
+        .parse::<u64>()
+        .ok()?
+        .checked_mul(millis)
+        .map(Duration::from_millis)
 }
 
 #[cfg(test)]

@@ -66,8 +66,18 @@ struct State {
 /// # Errors
 /// No memory file can be made.
 pub fn new_record() -> io::Result<OwnedFd> {
-    let record = File::from(rustix::fs::memfd_create("anabranch-backing", MemfdFlags::CLOEXEC)?);
-    record.write_all_at(bytemuck::bytes_of(&Slot { ino: MAGIC, id: VERSION, opens: 0 }), 0)?;
+    let record = File::from(rustix::fs::memfd_create(
+        "anabranch-backing",
+        MemfdFlags::CLOEXEC,
+    )?);
+    record.write_all_at(
+        bytemuck::bytes_of(&Slot {
+            ino: MAGIC,
+            id: VERSION,
+            opens: 0,
+        }),
+        0,
+    )?;
     Ok(record.into())
 }
 
@@ -81,16 +91,33 @@ impl Backings {
         let length = record.metadata()?.len() as usize / size_of::<Slot>() * size_of::<Slot>();
         let mut bytes = vec![0; length];
         record.read_exact_at(&mut bytes, 0)?;
-        let slots: Vec<Slot> = bytes.chunks_exact(size_of::<Slot>()).map(bytemuck::pod_read_unaligned).collect();
+        let slots: Vec<Slot> = bytes
+            .chunks_exact(size_of::<Slot>())
+            .map(bytemuck::pod_read_unaligned)
+            .collect();
         let header = slots.first().copied().unwrap_or(Slot::zeroed());
         if header.ino != MAGIC || header.id != VERSION {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "the record of backing files is not one of version 1"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "the record of backing files is not one of version 1",
+            ));
         }
         let used = |(place, slot): (usize, &Slot)| (slot.opens > 0).then_some((slot.ino, place));
         let by_ino = slots.iter().enumerate().skip(1).filter_map(used).collect();
-        let free = (1..slots.len()).filter(|place| slots.get(*place).is_some_and(|slot| slot.opens == 0)).collect();
+        let free = (1..slots.len())
+            .filter(|place| slots.get(*place).is_some_and(|slot| slot.opens == 0))
+            .collect();
         let closed_to_new = header.opens & NO_NEW != 0;
-        Ok(Backings { device, state: Mutex::new(State { record, slots, by_ino, free, closed_to_new }) })
+        Ok(Backings {
+            device,
+            state: Mutex::new(State {
+                record,
+                slots,
+                by_ino,
+                free,
+                closed_to_new,
+            }),
+        })
     }
 
     /// An open of `ino`: by the id it has, or by a new one for the file that `sealed` gives. `None` when it has no
@@ -98,17 +125,32 @@ impl Backings {
     ///
     /// # Errors
     /// Those of `sealed`, and EIO when the record cannot be written.
-    pub fn open(&self, ino: u64, sealed: impl FnOnce() -> Result<Option<File>, Errno>) -> Result<Option<Opened>, Errno> {
+    pub fn open(
+        &self,
+        ino: u64,
+        sealed: impl FnOnce() -> Result<Option<File>, Errno>,
+    ) -> Result<Option<Opened>, Errno> {
         let mut state = self.state.lock();
         if let Some(place) = state.by_ino.get(&ino).copied() {
             let slot = state.slots.get(place).copied().ok_or(Errno(libc::EIO))?;
-            state.put(place, Slot { opens: slot.opens.saturating_add(1), ..slot })?;
-            return Ok(Some(Opened { handle: place as u64, id: slot.id }));
+            state.put(
+                place,
+                Slot {
+                    opens: slot.opens.saturating_add(1),
+                    ..slot
+                },
+            )?;
+            return Ok(Some(Opened {
+                handle: place as u64,
+                id: slot.id,
+            }));
         }
         if state.closed_to_new {
             return Ok(None);
         }
-        let Some(file) = sealed()? else { return Ok(None) };
+        let Some(file) = sealed()? else {
+            return Ok(None);
+        };
         let id = match self.device.open_backing(&file) {
             Ok(id) => id,
             Err(error) => {
@@ -116,7 +158,11 @@ impl Backings {
                 // so from now on none is begun on this mount.
                 tracing::warn!(ino, %error, "the kernel takes no file for passthrough; this mount goes on without");
                 state.closed_to_new = true;
-                let header = Slot { ino: MAGIC, id: VERSION, opens: NO_NEW };
+                let header = Slot {
+                    ino: MAGIC,
+                    id: VERSION,
+                    opens: NO_NEW,
+                };
                 state.put(0, header)?;
                 return Ok(None);
             }
@@ -127,15 +173,28 @@ impl Backings {
             return Err(error);
         }
         state.by_ino.insert(ino, place);
-        Ok(Some(Opened { handle: place as u64, id }))
+        Ok(Some(Opened {
+            handle: place as u64,
+            id,
+        }))
     }
 
     /// A file opened with `handle` is closed; 0 is one without passthrough. With the last one the id is given back.
     pub fn release(&self, handle: u64) {
         let place = handle as usize;
         let mut state = self.state.lock();
-        let Some(slot) = state.slots.get(place).copied().filter(|slot| place > 0 && slot.opens > 0) else { return };
-        let left = Slot { opens: slot.opens - 1, ..slot };
+        let Some(slot) = state
+            .slots
+            .get(place)
+            .copied()
+            .filter(|slot| place > 0 && slot.opens > 0)
+        else {
+            return;
+        };
+        let left = Slot {
+            opens: slot.opens - 1,
+            ..slot
+        };
         if left.opens == 0 {
             state.by_ino.remove(&slot.ino);
             state.free.push(place);
@@ -159,10 +218,15 @@ impl Backings {
 
 impl State {
     fn put(&mut self, place: usize, slot: Slot) -> Result<(), Errno> {
-        self.record.write_all_at(bytemuck::bytes_of(&slot), (place * size_of::<Slot>()) as u64).map_err(|error| {
-            tracing::error!(%error, "the record of backing files cannot be written");
-            Errno(libc::EIO)
-        })?;
+        self.record
+            .write_all_at(
+                bytemuck::bytes_of(&slot),
+                (place * size_of::<Slot>()) as u64,
+            )
+            .map_err(|error| {
+                tracing::error!(%error, "the record of backing files cannot be written");
+                Errno(libc::EIO)
+            })?;
         match self.slots.get_mut(place) {
             Some(old) => *old = slot,
             None => self.slots.push(slot),

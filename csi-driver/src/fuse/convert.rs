@@ -81,17 +81,29 @@ pub fn entry(attr: &Attr) -> abi::EntryOut {
 
 /// A name that is not there, to be kept.
 pub fn absent() -> abi::EntryOut {
-    abi::EntryOut { entry_valid: KEEP_SECONDS, ..bytemuck::Zeroable::zeroed() }
+    abi::EntryOut {
+        entry_valid: KEEP_SECONDS,
+        ..bytemuck::Zeroable::zeroed()
+    }
 }
 
 /// Attributes, to be kept.
 pub fn attr_out(attr: &Attr) -> abi::GetAttrOut {
-    abi::GetAttrOut { attr_valid: KEEP_SECONDS, attr_valid_nsec: 0, dummy: 0, attr: attributes(attr) }
+    abi::GetAttrOut {
+        attr_valid: KEEP_SECONDS,
+        attr_valid_nsec: 0,
+        dummy: 0,
+        attr: attributes(attr),
+    }
 }
 
 /// Attributes with the time of birth.
 pub fn statx_out(attr: &Attr) -> abi::StatxOut {
-    let time = |time: Time| abi::StatxTime { tv_sec: time.secs, tv_nsec: time.nanos, reserved: 0 };
+    let time = |time: Time| abi::StatxTime {
+        tv_sec: time.secs,
+        tv_nsec: time.nanos,
+        reserved: 0,
+    };
     abi::StatxOut {
         attr_valid: KEEP_SECONDS,
         attr_valid_nsec: 0,
@@ -122,7 +134,12 @@ pub fn statx_out(attr: &Attr) -> abi::StatxOut {
 pub fn change(from: &abi::SetAttrIn) -> SetAttr {
     let has = |flag: u32| from.valid & flag != 0;
     let time = |set: u32, now: u32, secs: u64, nanos: u32| {
-        let at = || SetTime::At(Time { secs: secs as i64, nanos });
+        let at = || {
+            SetTime::At(Time {
+                secs: secs as i64,
+                nanos,
+            })
+        };
         has(set | now).then(|| if has(now) { SetTime::Now } else { at() })
     };
     SetAttr {
@@ -132,7 +149,10 @@ pub fn change(from: &abi::SetAttrIn) -> SetAttr {
         size: has(fattr::SIZE).then_some(from.size),
         atime: time(fattr::ATIME, fattr::ATIME_NOW, from.atime, from.atimensec),
         mtime: time(fattr::MTIME, fattr::MTIME_NOW, from.mtime, from.mtimensec),
-        ctime: has(fattr::CTIME).then_some(Time { secs: from.ctime as i64, nanos: from.ctimensec }),
+        ctime: has(fattr::CTIME).then_some(Time {
+            secs: from.ctime as i64,
+            nanos: from.ctimensec,
+        }),
         // With HANDLE_KILLPRIV_V2 the kernel leaves it to the server on every change of owner.
         kill_priv: has(fattr::KILL_SUIDGID) || (has(fattr::UID | fattr::GID) && !has(fattr::MODE)),
     }
@@ -171,7 +191,8 @@ mod tests {
     #[test]
     fn times_are_set_to_now_or_to_an_instant() {
         let mut from: abi::SetAttrIn = bytemuck::Zeroable::zeroed();
-        (from.valid, from.mtime, from.mtimensec) = (fattr::ATIME | fattr::ATIME_NOW | fattr::MTIME, u64::MAX, 5);
+        (from.valid, from.mtime, from.mtimensec) =
+            (fattr::ATIME | fattr::ATIME_NOW | fattr::MTIME, u64::MAX, 5);
         let change = change(&from);
         assert_eq!(change.atime, Some(SetTime::Now));
         assert_eq!(change.mtime, Some(SetTime::At(Time { secs: -1, nanos: 5 })));

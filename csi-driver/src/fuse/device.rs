@@ -43,7 +43,8 @@ impl Device {
     /// # Errors
     /// No `/dev/fuse`, or not permitted.
     pub fn open() -> io::Result<Device> {
-        let descriptor = rustix::fs::open("/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+        let descriptor =
+            rustix::fs::open("/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
         Ok(Device { descriptor })
     }
 
@@ -61,7 +62,9 @@ impl Device {
             Ok(0) => Ok(Received::Ended),
             Ok(length) => Ok(Received::Request(length)),
             // ENOENT: the request was interrupted before it was read.
-            Err(SystemError::INTR | SystemError::AGAIN | SystemError::NOENT) => Ok(Received::Nothing),
+            Err(SystemError::INTR | SystemError::AGAIN | SystemError::NOENT) => {
+                Ok(Received::Nothing)
+            }
             Err(SystemError::NODEV | SystemError::CONNABORTED) => Ok(Received::Ended),
             Err(error) => Err(error.into()),
         }
@@ -77,17 +80,31 @@ impl Device {
         }
         let header = reply.header(unique);
         match self.write(&header, &[reply.payload()]) {
-            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV | libc::ECONNABORTED)) => Ok(()),
+            Err(error)
+                if matches!(
+                    error.raw_os_error(),
+                    Some(libc::ENOENT | libc::ENODEV | libc::ECONNABORTED)
+                ) =>
+            {
+                Ok(())
+            }
             other => other,
         }
     }
 
     fn write(&self, header: &abi::OutHeader, parts: &[&[u8]]) -> io::Result<()> {
-        let mut slices = [IoSlice::new(bytemuck::bytes_of(header)), IoSlice::new(&[]), IoSlice::new(&[])];
+        let mut slices = [
+            IoSlice::new(bytemuck::bytes_of(header)),
+            IoSlice::new(&[]),
+            IoSlice::new(&[]),
+        ];
         for (slice, part) in slices.iter_mut().skip(1).zip(parts) {
             *slice = IoSlice::new(part);
         }
-        rustix::io::writev(&self.descriptor, slices.get(..=parts.len()).unwrap_or_default())?;
+        rustix::io::writev(
+            &self.descriptor,
+            slices.get(..=parts.len()).unwrap_or_default(),
+        )?;
         Ok(())
     }
 
@@ -111,7 +128,15 @@ impl Device {
     /// # Errors
     /// The connection is gone.
     pub fn invalidate_inode(&self, ino: u64, offset: i64) -> io::Result<()> {
-        self.notify(notify::INVAL_INODE, &abi::NotifyInvalInode { ino, off: offset, len: 0 }, &[])
+        self.notify(
+            notify::INVAL_INODE,
+            &abi::NotifyInvalInode {
+                ino,
+                off: offset,
+                len: 0,
+            },
+            &[],
+        )
     }
 
     /// Drops a cached name, present or absent. Waits for operations in that directory: never called from a thread
@@ -123,9 +148,20 @@ impl Device {
         let mut text = Vec::with_capacity(name.len() + 1);
         text.extend_from_slice(name);
         text.push(0);
-        let body = abi::NotifyInvalEntry { parent, namelen: name.len() as u32, flags: 0 };
+        let body = abi::NotifyInvalEntry {
+            parent,
+            namelen: name.len() as u32,
+            flags: 0,
+        };
         match self.notify(notify::INVAL_ENTRY, &body, &text) {
-            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOTDIR | libc::EBUSY | libc::ENOTEMPTY)) => Ok(()),
+            Err(error)
+                if matches!(
+                    error.raw_os_error(),
+                    Some(libc::ENOTDIR | libc::EBUSY | libc::ENOTEMPTY)
+                ) =>
+            {
+                Ok(())
+            }
             other => other,
         }
     }
@@ -153,7 +189,11 @@ impl Device {
     /// The kernel does not know it, or the connection is gone.
     pub fn prune(&self, nodes: &[u64]) -> io::Result<()> {
         for some in nodes.chunks(256) {
-            let body = abi::NotifyPrune { count: some.len() as u32, padding: 0, spare: 0 };
+            let body = abi::NotifyPrune {
+                count: some.len() as u32,
+                padding: 0,
+                spare: 0,
+            };
             self.notify(notify::PRUNE, &body, bytemuck::cast_slice(some))?;
         }
         Ok(())
@@ -164,10 +204,20 @@ impl Device {
     /// # Errors
     /// Not permitted (CAP_SYS_ADMIN), not negotiated, or a file that cannot be passed through to.
     pub fn open_backing(&self, file: &File) -> io::Result<u32> {
-        let map = abi::BackingMap { fd: file.as_raw_fd(), flags: 0, padding: 0 };
+        let map = abi::BackingMap {
+            fd: file.as_raw_fd(),
+            flags: 0,
+            padding: 0,
+        };
         // SAFETY: the descriptor is an open /dev/fuse and the argument a live `fuse_backing_map`, which the kernel only
         // reads.
-        let id = unsafe { libc::ioctl(self.descriptor.as_raw_fd(), abi::DEV_IOC_BACKING_OPEN as _, &raw const map) };
+        let id = unsafe {
+            libc::ioctl(
+                self.descriptor.as_raw_fd(),
+                abi::DEV_IOC_BACKING_OPEN as _,
+                &raw const map,
+            )
+        };
         u32::try_from(id).map_err(|_| io::Error::last_os_error())
     }
 
@@ -177,8 +227,18 @@ impl Device {
     /// No such id.
     pub fn close_backing(&self, id: u32) -> io::Result<()> {
         // SAFETY: as above; the argument is a live u32.
-        let result = unsafe { libc::ioctl(self.descriptor.as_raw_fd(), abi::DEV_IOC_BACKING_CLOSE as _, &raw const id) };
-        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+        let result = unsafe {
+            libc::ioctl(
+                self.descriptor.as_raw_fd(),
+                abi::DEV_IOC_BACKING_CLOSE as _,
+                &raw const id,
+            )
+        };
+        if result < 0 {
+            Err(io::Error::last_os_error())
+        } else {
+            Ok(())
+        }
     }
 }
 

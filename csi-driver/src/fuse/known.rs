@@ -21,7 +21,10 @@ pub struct Known {
 impl Known {
     /// Nothing known. `orphans` is whether there may be inodes without a name already (after a takeover).
     pub fn new(orphans: bool) -> Known {
-        Known { shards: std::array::from_fn(|_| Mutex::new(HashMap::new())), orphans: AtomicBool::new(orphans) }
+        Known {
+            shards: std::array::from_fn(|_| Mutex::new(HashMap::new())),
+            orphans: AtomicBool::new(orphans),
+        }
     }
 
     fn shard(&self, ino: u64) -> &Mutex<HashMap<u64, u64>> {
@@ -60,7 +63,10 @@ impl Known {
 
     /// All inodes known, in no order.
     pub fn all(&self) -> Vec<u64> {
-        self.shards.iter().flat_map(|shard| shard.lock().keys().copied().collect::<Vec<_>>()).collect()
+        self.shards
+            .iter()
+            .flat_map(|shard| shard.lock().keys().copied().collect::<Vec<_>>())
+            .collect()
     }
 }
 
@@ -75,7 +81,10 @@ mod tests {
         known.add(5);
         assert!(!known.forget(5, 1));
         assert!(known.forget(5, 1));
-        assert!(known.forget(21, 3), "one from before a takeover is gone at its first forget");
+        assert!(
+            known.forget(21, 3),
+            "one from before a takeover is gone at its first forget"
+        );
         assert!(known.all().is_empty());
     }
 }

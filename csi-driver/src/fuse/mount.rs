@@ -96,7 +96,10 @@ pub struct MountLine {
 /// # Errors
 /// `/proc` is not there.
 pub fn mounted() -> io::Result<Vec<MountLine>> {
-    Ok(fs::read("/proc/self/mountinfo")?.split(|byte| *byte == b'\n').filter_map(parse_line).collect())
+    Ok(fs::read("/proc/self/mountinfo")?
+        .split(|byte| *byte == b'\n')
+        .filter_map(parse_line)
+        .collect())
 }
 
 /// What is mounted on `point` last, so on top.
@@ -114,7 +117,12 @@ fn parse_line(line: &[u8]) -> Option<MountLine> {
     let device = before.next()?.to_owned();
     let point = PathBuf::from(unescape(before.nth(1)?));
     let mut after = after.split(' ');
-    Some(MountLine { point, device, kind: after.next()?.to_owned(), source: unescape(after.next()?) })
+    Some(MountLine {
+        point,
+        device,
+        kind: after.next()?.to_owned(),
+        source: unescape(after.next()?),
+    })
 }
 
 /// Octal escapes of mountinfo: `\040` is a space.
@@ -122,7 +130,10 @@ fn unescape(text: &str) -> String {
     let mut out = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((first, tail)) = rest.split_first() {
-        let code = tail.get(..3).and_then(|digits| std::str::from_utf8(digits).ok()).and_then(|digits| u8::from_str_radix(digits, 8).ok());
+        let code = tail
+            .get(..3)
+            .and_then(|digits| std::str::from_utf8(digits).ok())
+            .and_then(|digits| u8::from_str_radix(digits, 8).ok());
         match code {
             Some(code) if *first == b'\\' => {
                 out.push(code);
@@ -141,16 +152,26 @@ fn unescape(text: &str) -> String {
 ///
 /// # Errors
 /// [`MountError::Deadline`]; the thread is left behind and ends when the path answers.
-pub fn with_deadline<T: Send + 'static>(path: &Path, call: impl FnOnce() -> T + Send + 'static) -> Result<T, MountError> {
+pub fn with_deadline<T: Send + 'static>(
+    path: &Path,
+    call: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, MountError> {
     let (sender, receiver) = mpsc::channel();
-    let system = |error| MountError::System { what: "look at", path: path.to_owned(), error };
+    let system = |error| MountError::System {
+        what: "look at",
+        path: path.to_owned(),
+        error,
+    };
     std::thread::Builder::new()
         .name("path".into())
         .spawn(move || {
             let _ = sender.send(call());
         })
         .map_err(system)?;
-    let late = |_| MountError::Deadline { path: path.to_owned(), seconds: PATH_DEADLINE.as_secs() };
+    let late = |_| MountError::Deadline {
+        path: path.to_owned(),
+        seconds: PATH_DEADLINE.as_secs(),
+    };
     receiver.recv_timeout(PATH_DEADLINE).map_err(late)
 }
 
@@ -160,30 +181,57 @@ pub fn with_deadline<T: Send + 'static>(path: &Path, call: impl FnOnce() -> T + 
 /// # Errors
 /// Why not; nothing is touched then.
 pub fn prepare(point: &Path) -> Result<bool, MountError> {
-    let bad = |why| MountError::BadPath { path: point.to_owned(), why };
+    let bad = |why| MountError::BadPath {
+        path: point.to_owned(),
+        why,
+    };
     if !point.is_absolute() {
         return Err(bad("it is not absolute"));
     }
     if point.to_str().is_none() {
         return Err(bad("it is not UTF-8"));
     }
-    if point.components().any(|part| matches!(part, std::path::Component::ParentDir)) {
+    if point
+        .components()
+        .any(|part| matches!(part, std::path::Component::ParentDir))
+    {
         return Err(bad("it contains '..'"));
     }
-    let system = |what| move |error| MountError::System { what, path: point.to_owned(), error };
+    let system = |what| {
+        move |error| MountError::System {
+            what,
+            path: point.to_owned(),
+            error,
+        }
+    };
     let lines = mounted().map_err(system("read the mounts around"))?;
     if let Some(line) = lines.iter().rfind(|line| line.point == point) {
-        return Err(MountError::Mounted { path: point.to_owned(), kind: line.kind.clone() });
+        return Err(MountError::Mounted {
+            path: point.to_owned(),
+            kind: line.kind.clone(),
+        });
     }
-    if let Some(line) = lines.iter().rfind(|line| line.kind == TYPE && point.starts_with(&line.point)) {
-        return Err(MountError::Nested { path: point.to_owned(), outer: line.point.clone() });
+    if let Some(line) = lines
+        .iter()
+        .rfind(|line| line.kind == TYPE && point.starts_with(&line.point))
+    {
+        return Err(MountError::Nested {
+            path: point.to_owned(),
+            outer: line.point.clone(),
+        });
     }
     let owned = point.to_owned();
     with_deadline(point, move || prepare_directory(&owned))?
 }
 
 fn prepare_directory(point: &Path) -> Result<bool, MountError> {
-    let system = |what| move |error| MountError::System { what, path: point.to_owned(), error };
+    let system = |what| {
+        move |error| MountError::System {
+            what,
+            path: point.to_owned(),
+            error,
+        }
+    };
     match fs::symlink_metadata(point) {
         Ok(found) if !found.is_dir() => Err(MountError::NotADirectory(point.to_owned())),
         Ok(_) => match fs::read_dir(point).map_err(system("list"))?.next() {
@@ -192,7 +240,9 @@ fn prepare_directory(point: &Path) -> Result<bool, MountError> {
         },
         Err(error) if error.kind() == io::ErrorKind::NotFound => match fs::create_dir(point) {
             Ok(()) => Ok(true),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(MountError::NoParent(point.to_owned())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Err(MountError::NoParent(point.to_owned()))
+            }
             Err(error) => Err(system("make")(error)),
         },
         Err(error) => Err(system("look at")(error)),
@@ -227,13 +277,19 @@ pub fn mount(device: &Device, point: &Path, options: MountOptions<'_>) -> Result
         flags |= MountFlags::RDONLY;
     }
     let source = format!("anabranch:{}", options.name);
-    let system = |error: io::Error| MountError::System { what: "mount a volume at", path: point.to_owned(), error };
+    let system = |error: io::Error| MountError::System {
+        what: "mount a volume at",
+        path: point.to_owned(),
+        error,
+    };
     let data = std::ffi::CString::new(data).map_err(|error| system(error.into()))?;
     let target = point.to_owned();
     // The descriptor number in `data` stays valid: if the call hangs, the deadline returns an error and the caller
     // keeps the device until the process ends.
-    with_deadline(point, move || rustix::mount::mount(source, target, TYPE, flags, data.as_c_str()))?
-        .map_err(|error| system(error.into()))
+    with_deadline(point, move || {
+        rustix::mount::mount(source, target, TYPE, flags, data.as_c_str())
+    })?
+    .map_err(|error| system(error.into()))
 }
 
 /// Unmounts. `lazy` detaches a mount that is in use, so that it goes when its last user does; `force` aborts the
@@ -271,18 +327,40 @@ mod tests {
         let line = b"36 35 0:57 / /mnt/with\\040space rw,nosuid shared:1 - fuse.anabranch anabranch:a\\134b rw,user_id=0";
         let parsed = parse_line(line).unwrap();
         assert_eq!(parsed.point, Path::new("/mnt/with space"));
-        assert_eq!((parsed.device.as_str(), parsed.kind.as_str(), parsed.source.as_str()), ("0:57", TYPE, "anabranch:a\\b"));
+        assert_eq!(
+            (
+                parsed.device.as_str(),
+                parsed.kind.as_str(),
+                parsed.source.as_str()
+            ),
+            ("0:57", TYPE, "anabranch:a\\b")
+        );
     }
 
     #[test]
     fn a_mount_point_with_content_or_without_parent_is_refused_and_left_alone() {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("file"), "x").unwrap();
-        assert!(matches!(prepare(folder.path()), Err(MountError::NotEmpty(_))));
-        assert!(matches!(prepare(&folder.path().join("file")), Err(MountError::NotADirectory(_))));
-        assert!(matches!(prepare(&folder.path().join("no/such")), Err(MountError::NoParent(_))));
-        assert!(matches!(prepare(Path::new("/proc")), Err(MountError::Mounted { .. })));
-        assert!(matches!(prepare(Path::new("relative")), Err(MountError::BadPath { .. })));
+        assert!(matches!(
+            prepare(folder.path()),
+            Err(MountError::NotEmpty(_))
+        ));
+        assert!(matches!(
+            prepare(&folder.path().join("file")),
+            Err(MountError::NotADirectory(_))
+        ));
+        assert!(matches!(
+            prepare(&folder.path().join("no/such")),
+            Err(MountError::NoParent(_))
+        ));
+        assert!(matches!(
+            prepare(Path::new("/proc")),
+            Err(MountError::Mounted { .. })
+        ));
+        assert!(matches!(
+            prepare(Path::new("relative")),
+            Err(MountError::BadPath { .. })
+        ));
         assert!(prepare(&folder.path().join("new")).unwrap());
         assert!(!prepare(&folder.path().join("new")).unwrap());
     }

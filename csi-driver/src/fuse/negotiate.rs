@@ -41,7 +41,11 @@ const COMMON: u64 = init::ASYNC_READ
     | init::HAS_RESEND;
 
 /// Without these a mount could not keep its promises.
-const NEEDED: u64 = init::INIT_EXT | init::HAS_RESEND | init::MAX_PAGES | init::NO_OPENDIR_SUPPORT | init::HANDLE_KILLPRIV_V2;
+const NEEDED: u64 = init::INIT_EXT
+    | init::HAS_RESEND
+    | init::MAX_PAGES
+    | init::NO_OPENDIR_SUPPORT
+    | init::HANDLE_KILLPRIV_V2;
 
 /// Background requests the kernel may have under way. The largest value there is: then writes of the page cache and
 /// the barrier's marker stand in one queue, in order (see `session::marker`).
@@ -100,17 +104,33 @@ pub fn negotiate(device: &Device, mode: Mode) -> io::Result<Negotiated> {
         let length = match device.receive(&mut buffer)? {
             Received::Request(length) => length,
             Received::Nothing => continue,
-            Received::Ended => return Err(io::Error::new(io::ErrorKind::NotConnected, "the mount ended before it began")),
+            Received::Ended => {
+                return Err(io::Error::new(
+                    io::ErrorKind::NotConnected,
+                    "the mount ended before it began",
+                ));
+            }
         };
-        let Ok(request) = decode(buffer.get(..length).unwrap_or_default()) else { continue };
-        let Operation::Init { major, minor, max_readahead, flags } = request.operation else {
+        let Ok(request) = decode(buffer.get(..length).unwrap_or_default()) else {
+            continue;
+        };
+        let Operation::Init {
+            major,
+            minor,
+            max_readahead,
+            flags,
+        } = request.operation
+        else {
             // Nothing but INIT comes on a fresh connection.
             device.send(request.reply_unique(), &Reply::Failed(Errno(libc::EIO)))?;
             continue;
         };
         if major > abi::KERNEL_VERSION {
             // The kernel sends another INIT with our major version.
-            device.send(request.reply_unique(), &Reply::of(&out(abi::KERNEL_MINOR_VERSION, max_readahead, 0)))?;
+            device.send(
+                request.reply_unique(),
+                &Reply::of(&out(abi::KERNEL_MINOR_VERSION, max_readahead, 0)),
+            )?;
             continue;
         }
         let missing = mode.needed() & !flags;
@@ -125,8 +145,14 @@ pub fn negotiate(device: &Device, mode: Mode) -> io::Result<Negotiated> {
                 ),
             ));
         }
-        let negotiated = Negotiated { minor: minor.min(abi::KERNEL_MINOR_VERSION), flags: mode.wanted() & flags };
-        device.send(request.reply_unique(), &Reply::of(&out(negotiated.minor, max_readahead, negotiated.flags)))?;
+        let negotiated = Negotiated {
+            minor: minor.min(abi::KERNEL_MINOR_VERSION),
+            flags: mode.wanted() & flags,
+        };
+        device.send(
+            request.reply_unique(),
+            &Reply::of(&out(negotiated.minor, max_readahead, negotiated.flags)),
+        )?;
         return Ok(negotiated);
     }
 }

@@ -27,7 +27,11 @@ pub struct Request<'a> {
 impl Request<'_> {
     /// The `unique` that the reply must carry: the one of the request, resend bit included.
     pub fn reply_unique(&self) -> u64 {
-        if self.resent { self.unique | abi::UNIQUE_RESEND } else { self.unique }
+        if self.resent {
+            self.unique | abi::UNIQUE_RESEND
+        } else {
+            self.unique
+        }
     }
 }
 
@@ -46,48 +50,134 @@ pub struct ReadDir {
 #[derive(Debug)]
 #[allow(missing_docs)] // The fields are those of the kernel's structures.
 pub enum Operation<'a> {
-    Lookup { name: &'a [u8] },
-    Forget { count: u64 },
-    BatchForget { items: Forgets<'a> },
+    Lookup {
+        name: &'a [u8],
+    },
+    Forget {
+        count: u64,
+    },
+    BatchForget {
+        items: Forgets<'a>,
+    },
     GetAttr,
-    Statx { mask: u32 },
+    Statx {
+        mask: u32,
+    },
     SetAttr(abi::SetAttrIn),
     ReadLink,
-    SymLink { name: &'a [u8], target: &'a [u8] },
-    MkNod { mode: u32, rdev: u32, name: &'a [u8] },
-    MkDir { mode: u32, name: &'a [u8] },
-    Unlink { name: &'a [u8] },
-    RmDir { name: &'a [u8] },
-    Rename { new_parent: u64, flags: u32, name: &'a [u8], new_name: &'a [u8] },
-    Link { node: u64, name: &'a [u8] },
-    Open { flags: u32, kill_priv: bool },
-    Read { handle: u64, offset: u64, size: u32 },
-    Write { handle: u64, offset: u64, flags: u32, data: &'a [u8] },
+    SymLink {
+        name: &'a [u8],
+        target: &'a [u8],
+    },
+    MkNod {
+        mode: u32,
+        rdev: u32,
+        name: &'a [u8],
+    },
+    MkDir {
+        mode: u32,
+        name: &'a [u8],
+    },
+    Unlink {
+        name: &'a [u8],
+    },
+    RmDir {
+        name: &'a [u8],
+    },
+    Rename {
+        new_parent: u64,
+        flags: u32,
+        name: &'a [u8],
+        new_name: &'a [u8],
+    },
+    Link {
+        node: u64,
+        name: &'a [u8],
+    },
+    Open {
+        flags: u32,
+        kill_priv: bool,
+    },
+    Read {
+        handle: u64,
+        offset: u64,
+        size: u32,
+    },
+    Write {
+        handle: u64,
+        offset: u64,
+        flags: u32,
+        data: &'a [u8],
+    },
     StatFs,
-    Release { handle: u64 },
-    Fsync { data_only: bool },
-    SetXattr { flags: u32, name: &'a [u8], value: &'a [u8] },
-    GetXattr { size: u32, name: &'a [u8] },
-    ListXattr { size: u32 },
-    RemoveXattr { name: &'a [u8] },
+    Release {
+        handle: u64,
+    },
+    Fsync {
+        data_only: bool,
+    },
+    SetXattr {
+        flags: u32,
+        name: &'a [u8],
+        value: &'a [u8],
+    },
+    GetXattr {
+        size: u32,
+        name: &'a [u8],
+    },
+    ListXattr {
+        size: u32,
+    },
+    RemoveXattr {
+        name: &'a [u8],
+    },
     Flush,
-    Init { major: u32, minor: u32, max_readahead: u32, flags: u64 },
+    Init {
+        major: u32,
+        minor: u32,
+        max_readahead: u32,
+        flags: u64,
+    },
     OpenDir,
     ReadDir(ReadDir),
     ReadDirPlus(ReadDir),
     ReleaseDir,
     FsyncDir,
     Access,
-    Create { flags: u32, mode: u32, name: &'a [u8] },
-    Interrupt { unique: u64 },
+    Create {
+        flags: u32,
+        mode: u32,
+        name: &'a [u8],
+    },
+    Interrupt {
+        unique: u64,
+    },
     Destroy,
-    Fallocate { offset: u64, length: u64, mode: u32 },
-    Lseek { offset: u64, whence: u32 },
-    CopyFileRange { from_offset: u64, to: u64, to_offset: u64, length: u64, wide: bool },
+    Fallocate {
+        offset: u64,
+        length: u64,
+        mode: u32,
+    },
+    Lseek {
+        offset: u64,
+        whence: u32,
+    },
+    CopyFileRange {
+        from_offset: u64,
+        to: u64,
+        to_offset: u64,
+        length: u64,
+        wide: bool,
+    },
     SyncFs,
-    TmpFile { flags: u32, mode: u32 },
+    TmpFile {
+        flags: u32,
+        mode: u32,
+    },
     /// An opcode this server does not know: answered ENOSYS.
-    Unknown { opcode: u32 },
+    Unknown {
+        opcode: u32,
+    },
 }
 
 impl Operation<'_> {
@@ -140,7 +230,10 @@ impl Operation<'_> {
 
     /// The kernel waits for no reply to these.
     pub fn is_silent(&self) -> bool {
-        matches!(self, Operation::Forget { .. } | Operation::BatchForget { .. } | Operation::Interrupt { .. })
+        matches!(
+            self,
+            Operation::Forget { .. } | Operation::BatchForget { .. } | Operation::Interrupt { .. }
+        )
     }
 }
 
@@ -177,21 +270,31 @@ struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
     fn take<T: Pod>(&mut self) -> Result<T, &'static str> {
-        let (head, rest) = self.0.split_at_checked(size_of::<T>()).ok_or("its fixed part is cut short")?;
+        let (head, rest) = self
+            .0
+            .split_at_checked(size_of::<T>())
+            .ok_or("its fixed part is cut short")?;
         self.0 = rest;
         Ok(bytemuck::pod_read_unaligned(head))
     }
 
     /// A string that ends with NUL.
     fn name(&mut self) -> Result<&'a [u8], &'static str> {
-        let end = self.0.iter().position(|byte| *byte == 0).ok_or("a name has no end")?;
+        let end = self
+            .0
+            .iter()
+            .position(|byte| *byte == 0)
+            .ok_or("a name has no end")?;
         let (name, rest) = self.0.split_at(end);
         self.0 = rest.get(1..).unwrap_or_default();
         Ok(name)
     }
 
     fn bytes(&mut self, length: usize) -> Result<&'a [u8], &'static str> {
-        let (head, rest) = self.0.split_at_checked(length).ok_or("its data is cut short")?;
+        let (head, rest) = self
+            .0
+            .split_at_checked(length)
+            .ok_or("its data is cut short")?;
         self.0 = rest;
         Ok(head)
     }
@@ -204,7 +307,12 @@ impl<'a> Reader<'a> {
 pub fn decode(bytes: &[u8]) -> Result<Request<'_>, DecodeError> {
     let mut reader = Reader(bytes);
     let fail = |reason, header: Option<&abi::InHeader>| {
-        let silent = header.is_some_and(|h| matches!(h.opcode, opcode::FORGET | opcode::BATCH_FORGET | opcode::INTERRUPT));
+        let silent = header.is_some_and(|h| {
+            matches!(
+                h.opcode,
+                opcode::FORGET | opcode::BATCH_FORGET | opcode::INTERRUPT
+            )
+        });
         DecodeError {
             unique: header.filter(|_| !silent).map(|h| h.unique),
             opcode: header.map_or(0, |h| h.opcode),
@@ -218,9 +326,14 @@ pub fn decode(bytes: &[u8]) -> Result<Request<'_>, DecodeError> {
     }
     // Extensions follow the arguments; none is negotiated, so they are only cut off.
     let extensions = usize::from(header.total_extlen) * 8;
-    let body = reader.0.len().checked_sub(extensions).ok_or_else(|| fail("its extensions are cut short", Some(&header)))?;
+    let body = reader
+        .0
+        .len()
+        .checked_sub(extensions)
+        .ok_or_else(|| fail("its extensions are cut short", Some(&header)))?;
     reader.0 = reader.0.get(..body).unwrap_or_default();
-    let operation = operation(header.opcode, &mut reader).map_err(|reason| fail(reason, Some(&header)))?;
+    let operation =
+        operation(header.opcode, &mut reader).map_err(|reason| fail(reason, Some(&header)))?;
     Ok(Request {
         unique: header.unique & !abi::UNIQUE_RESEND,
         resent: header.unique & abi::UNIQUE_RESEND != 0,
@@ -234,25 +347,49 @@ pub fn decode(bytes: &[u8]) -> Result<Request<'_>, DecodeError> {
 
 fn operation<'a>(code: u32, reader: &mut Reader<'a>) -> Result<Operation<'a>, &'static str> {
     Ok(match code {
-        opcode::LOOKUP => Operation::Lookup { name: reader.name()? },
-        opcode::FORGET => Operation::Forget { count: reader.take::<abi::ForgetIn>()?.nlookup },
+        opcode::LOOKUP => Operation::Lookup {
+            name: reader.name()?,
+        },
+        opcode::FORGET => Operation::Forget {
+            count: reader.take::<abi::ForgetIn>()?.nlookup,
+        },
         opcode::BATCH_FORGET => {
             let count = reader.take::<abi::BatchForgetIn>()?.count as usize;
-            let length = count.checked_mul(size_of::<abi::ForgetOne>()).ok_or("its count is too large")?;
-            Operation::BatchForget { items: Forgets(reader.bytes(length)?) }
+            let length = count
+                .checked_mul(size_of::<abi::ForgetOne>())
+                .ok_or("its count is too large")?;
+            Operation::BatchForget {
+                items: Forgets(reader.bytes(length)?),
+            }
         }
         opcode::GETATTR => Operation::GetAttr,
-        opcode::STATX => Operation::Statx { mask: reader.take::<abi::StatxIn>()?.sx_mask },
+        opcode::STATX => Operation::Statx {
+            mask: reader.take::<abi::StatxIn>()?.sx_mask,
+        },
         opcode::SETATTR => Operation::SetAttr(reader.take()?),
         opcode::READLINK => Operation::ReadLink,
-        opcode::SYMLINK => Operation::SymLink { name: reader.name()?, target: reader.name()? },
+        opcode::SYMLINK => Operation::SymLink {
+            name: reader.name()?,
+            target: reader.name()?,
+        },
         opcode::MKNOD => {
             let fixed: abi::MkNodIn = reader.take()?;
-            Operation::MkNod { mode: fixed.mode, rdev: fixed.rdev, name: reader.name()? }
+            Operation::MkNod {
+                mode: fixed.mode,
+                rdev: fixed.rdev,
+                name: reader.name()?,
+            }
         }
-        opcode::MKDIR => Operation::MkDir { mode: reader.take::<abi::MkDirIn>()?.mode, name: reader.name()? },
-        opcode::UNLINK => Operation::Unlink { name: reader.name()? },
-        opcode::RMDIR => Operation::RmDir { name: reader.name()? },
+        opcode::MKDIR => Operation::MkDir {
+            mode: reader.take::<abi::MkDirIn>()?.mode,
+            name: reader.name()?,
+        },
+        opcode::UNLINK => Operation::Unlink {
+            name: reader.name()?,
+        },
+        opcode::RMDIR => Operation::RmDir {
+            name: reader.name()?,
+        },
         opcode::RENAME => Operation::Rename {
             new_parent: reader.take::<abi::RenameIn>()?.newdir,
             flags: 0,
@@ -261,16 +398,31 @@ fn operation<'a>(code: u32, reader: &mut Reader<'a>) -> Result<Operation<'a>, &'
         },
         opcode::RENAME2 => {
             let fixed: abi::Rename2In = reader.take()?;
-            Operation::Rename { new_parent: fixed.newdir, flags: fixed.flags, name: reader.name()?, new_name: reader.name()? }
+            Operation::Rename {
+                new_parent: fixed.newdir,
+                flags: fixed.flags,
+                name: reader.name()?,
+                new_name: reader.name()?,
+            }
         }
-        opcode::LINK => Operation::Link { node: reader.take::<abi::LinkIn>()?.oldnodeid, name: reader.name()? },
+        opcode::LINK => Operation::Link {
+            node: reader.take::<abi::LinkIn>()?.oldnodeid,
+            name: reader.name()?,
+        },
         opcode::OPEN => {
             let fixed: abi::OpenIn = reader.take()?;
-            Operation::Open { flags: fixed.flags, kill_priv: fixed.open_flags & abi::OPEN_KILL_SUIDGID != 0 }
+            Operation::Open {
+                flags: fixed.flags,
+                kill_priv: fixed.open_flags & abi::OPEN_KILL_SUIDGID != 0,
+            }
         }
         opcode::READ => {
             let fixed: abi::ReadIn = reader.take()?;
-            Operation::Read { handle: fixed.fh, offset: fixed.offset, size: fixed.size }
+            Operation::Read {
+                handle: fixed.fh,
+                offset: fixed.offset,
+                size: fixed.size,
+            }
         }
         opcode::WRITE => {
             let fixed: abi::WriteIn = reader.take()?;
@@ -282,18 +434,33 @@ fn operation<'a>(code: u32, reader: &mut Reader<'a>) -> Result<Operation<'a>, &'
             }
         }
         opcode::STATFS => Operation::StatFs,
-        opcode::RELEASE => Operation::Release { handle: reader.take::<abi::ReleaseIn>()?.fh },
+        opcode::RELEASE => Operation::Release {
+            handle: reader.take::<abi::ReleaseIn>()?.fh,
+        },
         opcode::FSYNC => {
             let fixed: abi::FsyncIn = reader.take()?;
-            Operation::Fsync { data_only: fixed.fsync_flags & abi::FSYNC_FDATASYNC != 0 }
+            Operation::Fsync {
+                data_only: fixed.fsync_flags & abi::FSYNC_FDATASYNC != 0,
+            }
         }
         opcode::SETXATTR => {
             let fixed: abi::SetXattrIn = reader.take()?;
-            Operation::SetXattr { flags: fixed.flags, name: reader.name()?, value: reader.bytes(fixed.size as usize)? }
+            Operation::SetXattr {
+                flags: fixed.flags,
+                name: reader.name()?,
+                value: reader.bytes(fixed.size as usize)?,
+            }
         }
-        opcode::GETXATTR => Operation::GetXattr { size: reader.take::<abi::GetXattrIn>()?.size, name: reader.name()? },
-        opcode::LISTXATTR => Operation::ListXattr { size: reader.take::<abi::GetXattrIn>()?.size },
-        opcode::REMOVEXATTR => Operation::RemoveXattr { name: reader.name()? },
+        opcode::GETXATTR => Operation::GetXattr {
+            size: reader.take::<abi::GetXattrIn>()?.size,
+            name: reader.name()?,
+        },
+        opcode::LISTXATTR => Operation::ListXattr {
+            size: reader.take::<abi::GetXattrIn>()?.size,
+        },
+        opcode::REMOVEXATTR => Operation::RemoveXattr {
+            name: reader.name()?,
+        },
         opcode::FLUSH => Operation::Flush,
         opcode::INIT => {
             let fixed: abi::InitIn = reader.take()?;
@@ -301,7 +468,12 @@ fn operation<'a>(code: u32, reader: &mut Reader<'a>) -> Result<Operation<'a>, &'
             if flags & abi::init::INIT_EXT != 0 {
                 flags |= u64::from(reader.take::<u32>()?) << 32;
             }
-            Operation::Init { major: fixed.major, minor: fixed.minor, max_readahead: fixed.max_readahead, flags }
+            Operation::Init {
+                major: fixed.major,
+                minor: fixed.minor,
+                max_readahead: fixed.max_readahead,
+                flags,
+            }
         }
         opcode::OPENDIR => Operation::OpenDir,
         opcode::READDIR => Operation::ReadDir(read_dir(reader)?),
@@ -311,17 +483,30 @@ fn operation<'a>(code: u32, reader: &mut Reader<'a>) -> Result<Operation<'a>, &'
         opcode::ACCESS => Operation::Access,
         opcode::CREATE => {
             let fixed: abi::CreateIn = reader.take()?;
-            Operation::Create { flags: fixed.flags, mode: fixed.mode, name: reader.name()? }
+            Operation::Create {
+                flags: fixed.flags,
+                mode: fixed.mode,
+                name: reader.name()?,
+            }
         }
-        opcode::INTERRUPT => Operation::Interrupt { unique: reader.take::<abi::InterruptIn>()?.unique },
+        opcode::INTERRUPT => Operation::Interrupt {
+            unique: reader.take::<abi::InterruptIn>()?.unique,
+        },
         opcode::DESTROY => Operation::Destroy,
         opcode::FALLOCATE => {
             let fixed: abi::FallocateIn = reader.take()?;
-            Operation::Fallocate { offset: fixed.offset, length: fixed.length, mode: fixed.mode }
+            Operation::Fallocate {
+                offset: fixed.offset,
+                length: fixed.length,
+                mode: fixed.mode,
+            }
         }
         opcode::LSEEK => {
             let fixed: abi::LseekIn = reader.take()?;
-            Operation::Lseek { offset: fixed.offset, whence: fixed.whence }
+            Operation::Lseek {
+                offset: fixed.offset,
+                whence: fixed.whence,
+            }
         }
         opcode::COPY_FILE_RANGE | opcode::COPY_FILE_RANGE_64 => {
             let fixed: abi::CopyFileRangeIn = reader.take()?;
@@ -336,7 +521,10 @@ fn operation<'a>(code: u32, reader: &mut Reader<'a>) -> Result<Operation<'a>, &'
         opcode::SYNCFS => Operation::SyncFs,
         opcode::TMPFILE => {
             let fixed: abi::CreateIn = reader.take()?;
-            Operation::TmpFile { flags: fixed.flags, mode: fixed.mode }
+            Operation::TmpFile {
+                flags: fixed.flags,
+                mode: fixed.mode,
+            }
         }
         opcode => Operation::Unknown { opcode },
     })
@@ -344,7 +532,11 @@ fn operation<'a>(code: u32, reader: &mut Reader<'a>) -> Result<Operation<'a>, &'
 
 fn read_dir(reader: &mut Reader<'_>) -> Result<ReadDir, &'static str> {
     let fixed: abi::ReadIn = reader.take()?;
-    Ok(ReadDir { handle: fixed.fh, after: fixed.offset, size: fixed.size })
+    Ok(ReadDir {
+        handle: fixed.fh,
+        after: fixed.offset,
+        size: fixed.size,
+    })
 }
 
 #[cfg(test)]

@@ -22,7 +22,9 @@ fn request(code: u32, unique: u64, body: &[u8]) -> Vec<u8> {
 /// Reads everything a request borrows, so that a wrong length is met here and not later.
 fn walk(operation: &Operation<'_>) -> usize {
     match operation {
-        Operation::BatchForget { items } => items.map(|(node, count)| (node ^ count) as usize % 2).sum(),
+        Operation::BatchForget { items } => {
+            items.map(|(node, count)| (node ^ count) as usize % 2).sum()
+        }
         Operation::Write { data, .. } => data.iter().map(|b| usize::from(*b)).sum(),
         Operation::SetXattr { name, value, .. } => name.len() + value.len(),
         Operation::Rename { name, new_name, .. } => name.len() + new_name.len(),
@@ -32,13 +34,32 @@ fn walk(operation: &Operation<'_>) -> usize {
 
 #[test]
 fn a_rename_with_flags_is_decoded() {
-    let mut body = bytemuck::bytes_of(&abi::Rename2In { newdir: 9, flags: 2, padding: 0 }).to_vec();
+    let mut body = bytemuck::bytes_of(&abi::Rename2In {
+        newdir: 9,
+        flags: 2,
+        padding: 0,
+    })
+    .to_vec();
     body.extend_from_slice(b"old\0new name\0");
     let bytes = request(opcode::RENAME2, 12, &body);
     let request = decode(&bytes).unwrap();
-    assert_eq!((request.unique, request.resent, request.node), (12, false, 7));
-    let Operation::Rename { new_parent, flags, name, new_name } = request.operation else { panic!("not a rename") };
-    assert_eq!((new_parent, flags, name, new_name), (9, 2, &b"old"[..], &b"new name"[..]));
+    assert_eq!(
+        (request.unique, request.resent, request.node),
+        (12, false, 7)
+    );
+    let Operation::Rename {
+        new_parent,
+        flags,
+        name,
+        new_name,
+    } = request.operation
+    else {
+        panic!("not a rename")
+    };
+    assert_eq!(
+        (new_parent, flags, name, new_name),
+        (9, 2, &b"old"[..], &b"new name"[..])
+    );
 }
 
 #[test]
@@ -51,7 +72,15 @@ fn the_resend_bit_is_taken_out_of_the_unique_and_put_into_the_reply() {
 
 #[test]
 fn a_write_that_claims_more_than_it_carries_is_refused_with_its_unique() {
-    let fixed = abi::WriteIn { fh: 0, offset: 0, size: 5, write_flags: 0, lock_owner: 0, flags: 0, padding: 0 };
+    let fixed = abi::WriteIn {
+        fh: 0,
+        offset: 0,
+        size: 5,
+        write_flags: 0,
+        lock_owner: 0,
+        flags: 0,
+        padding: 0,
+    };
     let mut body = bytemuck::bytes_of(&fixed).to_vec();
     body.extend_from_slice(b"four");
     let error = decode(&request(opcode::WRITE, 8, &body)).unwrap_err();
@@ -60,7 +89,12 @@ fn a_write_that_claims_more_than_it_carries_is_refused_with_its_unique() {
 
 #[test]
 fn a_cut_off_forget_is_not_answered() {
-    assert_eq!(decode(&request(opcode::FORGET, 8, &[0; 4])).unwrap_err().unique, None);
+    assert_eq!(
+        decode(&request(opcode::FORGET, 8, &[0; 4]))
+            .unwrap_err()
+            .unique,
+        None
+    );
 }
 
 #[test]
@@ -75,11 +109,19 @@ fn extensions_are_cut_off_and_not_taken_for_names() {
 
 #[test]
 fn init_flags_of_both_halves_are_joined() {
-    let mut body = bytemuck::bytes_of(&abi::InitIn { major: 7, minor: 45, max_readahead: 1, flags: abi::init::INIT_EXT as u32 }).to_vec();
+    let mut body = bytemuck::bytes_of(&abi::InitIn {
+        major: 7,
+        minor: 45,
+        max_readahead: 1,
+        flags: abi::init::INIT_EXT as u32,
+    })
+    .to_vec();
     body.extend_from_slice(&(1u32 << 7).to_ne_bytes());
     body.extend_from_slice(&[0; 44]);
     let bytes = request(opcode::INIT, 2, &body);
-    let Operation::Init { flags, .. } = decode(&bytes).unwrap().operation else { panic!("not an init") };
+    let Operation::Init { flags, .. } = decode(&bytes).unwrap().operation else {
+        panic!("not an init")
+    };
     assert_eq!(flags, abi::init::INIT_EXT | abi::init::HAS_RESEND);
 }
 

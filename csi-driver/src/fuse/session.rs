@@ -104,7 +104,12 @@ impl Session {
         let deadline = Instant::now() + timeout;
         let mut ended = self.shared.ended.lock();
         while !*ended {
-            if self.shared.changed.wait_until(&mut ended, deadline).timed_out() {
+            if self
+                .shared
+                .changed
+                .wait_until(&mut ended, deadline)
+                .timed_out()
+            {
                 break;
             }
         }
@@ -135,7 +140,10 @@ impl Session {
     /// Requests served so far, by opcode; for tests and measurements.
     pub fn requests(&self) -> HashMap<u32, u64> {
         let counts = self.shared.requests.iter().enumerate();
-        counts.map(|(code, count)| (code as u32, count.load(Ordering::Relaxed))).filter(|(_, count)| *count > 0).collect()
+        counts
+            .map(|(code, count)| (code as u32, count.load(Ordering::Relaxed)))
+            .filter(|(_, count)| *count > 0)
+            .collect()
     }
 }
 
@@ -151,12 +159,21 @@ impl Shared {
         if workers.len() >= THREADS || shared.stopping.load(Ordering::SeqCst) {
             return Ok(());
         }
-        let state = Arc::new(WorkerState { phase: AtomicU64::new(0), thread: AtomicI32::new(0), marker: AtomicBool::new(false) });
+        let state = Arc::new(WorkerState {
+            phase: AtomicU64::new(0),
+            thread: AtomicI32::new(0),
+            marker: AtomicBool::new(false),
+        });
         let (own, own_state) = (Arc::clone(shared), Arc::clone(&state));
         shared.waiting.fetch_add(1, Ordering::SeqCst);
-        let started = std::thread::Builder::new().name(format!("fuse {}", shared.name)).spawn(move || own.work(&own_state));
+        let started = std::thread::Builder::new()
+            .name(format!("fuse {}", shared.name))
+            .spawn(move || own.work(&own_state));
         match started {
-            Ok(thread) => workers.push(Worker { state, thread: Some(thread) }),
+            Ok(thread) => workers.push(Worker {
+                state,
+                thread: Some(thread),
+            }),
             Err(error) => {
                 shared.waiting.fetch_sub(1, Ordering::SeqCst);
                 // With at least one thread the mount is served all the same.
@@ -208,7 +225,9 @@ impl Shared {
             Ok(request) => {
                 self.count(bytes, &request.operation);
                 let reply = match request.operation {
-                    Operation::GetXattr { size, name } if request.node == abi::ROOT_ID && name.starts_with(MARKER) => {
+                    Operation::GetXattr { size, name }
+                        if request.node == abi::ROOT_ID && name.starts_with(MARKER) =>
+                    {
                         self.marker(state, request.resent, size)
                     }
                     _ => self.guarded(&request),
@@ -236,13 +255,20 @@ impl Shared {
     }
 
     fn count(&self, bytes: &[u8], operation: &Operation<'_>) {
-        let code = bytes.get(4..8).and_then(|b| b.try_into().ok()).map_or(0, u32::from_ne_bytes) as usize;
+        let code = bytes
+            .get(4..8)
+            .and_then(|b| b.try_into().ok())
+            .map_or(0, u32::from_ne_bytes) as usize;
         if let Some(count) = self.requests.get(code.min(OPCODES - 1)) {
             count.fetch_add(1, Ordering::Relaxed);
         }
         match operation {
-            Operation::Write { flags, .. } if flags & abi::WRITE_CACHE != 0 => self.cached_writes.fetch_add(1, Ordering::SeqCst),
-            Operation::SetAttr(change) if change.valid & abi::fattr::SIZE != 0 => self.truncations.fetch_add(1, Ordering::SeqCst),
+            Operation::Write { flags, .. } if flags & abi::WRITE_CACHE != 0 => {
+                self.cached_writes.fetch_add(1, Ordering::SeqCst)
+            }
+            Operation::SetAttr(change) if change.valid & abi::fattr::SIZE != 0 => {
+                self.truncations.fetch_add(1, Ordering::SeqCst)
+            }
             _ => 0,
         };
     }
@@ -267,7 +293,11 @@ impl Shared {
         own.marker.store(true, Ordering::SeqCst);
         let others: Vec<Arc<WorkerState>> = {
             let workers = self.workers.lock();
-            workers.iter().map(|w| Arc::clone(&w.state)).filter(|state| !std::ptr::eq(&raw const **state, own)).collect()
+            workers
+                .iter()
+                .map(|w| Arc::clone(&w.state))
+                .filter(|state| !std::ptr::eq(&raw const **state, own))
+                .collect()
         };
         for other in others {
             let seen = other.phase.load(Ordering::SeqCst);
@@ -280,19 +310,29 @@ impl Shared {
             }
         }
         own.marker.store(false, Ordering::SeqCst);
-        let (writes, truncations) = (self.cached_writes.load(Ordering::SeqCst), self.truncations.load(Ordering::SeqCst));
+        let (writes, truncations) = (
+            self.cached_writes.load(Ordering::SeqCst),
+            self.truncations.load(Ordering::SeqCst),
+        );
         Reply::sized_value(format!("{writes} {truncations}").into_bytes(), size)
     }
 }
 
 fn wait_for_change(worker: &WorkerState, seen: u64, signal: bool) {
     let mut turns = 0u32;
-    while worker.phase.load(Ordering::SeqCst) == seen && seen != ENDED && !worker.marker.load(Ordering::SeqCst) {
+    while worker.phase.load(Ordering::SeqCst) == seen
+        && seen != ENDED
+        && !worker.marker.load(Ordering::SeqCst)
+    {
         // A signal that comes before the thread is in read(2) is lost, so it is repeated.
         if signal && turns.is_multiple_of(64) {
             wake::wake(worker.thread.load(Ordering::SeqCst));
         }
         turns += 1;
-        if turns < 64 { std::thread::yield_now() } else { std::thread::sleep(Duration::from_micros(20)) }
+        if turns < 64 {
+            std::thread::yield_now()
+        } else {
+            std::thread::sleep(Duration::from_micros(20))
+        }
     }
 }

@@ -24,7 +24,11 @@ pub(super) fn prepare() -> io::Result<()> {
             action.sa_sigaction = nothing as extern "C" fn(libc::c_int) as usize;
             libc::sigaction(number(), &raw const action, std::ptr::null_mut())
         };
-        (result != 0).then(|| io::Error::last_os_error().raw_os_error().unwrap_or(libc::EINVAL))
+        (result != 0).then(|| {
+            io::Error::last_os_error()
+                .raw_os_error()
+                .unwrap_or(libc::EINVAL)
+        })
     });
     failure.map_or(Ok(()), |code| Err(io::Error::from_raw_os_error(code)))
 }

@@ -31,12 +31,24 @@ const TRUNCATION_ROUNDS: u32 = 4;
 /// # Errors
 /// Not that mount, or the write-back failed.
 pub fn pass(point: &Path, device: &str) -> io::Result<()> {
-    let root = rustix::fs::open(point, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let root = rustix::fs::open(
+        point,
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
     // Not synchronised: the answer must come from the kernel and not from the server.
-    let found = rustix::fs::statx(&root, "", AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC, StatxFlags::MODE)?;
+    let found = rustix::fs::statx(
+        &root,
+        "",
+        AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC,
+        StatxFlags::MODE,
+    )?;
     let found = format!("{}:{}", found.stx_dev_major, found.stx_dev_minor);
     if found != device {
-        return Err(io::Error::new(io::ErrorKind::NotFound, format!("{} is device {found}, not {device}", point.display())));
+        return Err(io::Error::new(
+            io::ErrorKind::NotFound,
+            format!("{} is device {found}, not {device}", point.display()),
+        ));
     }
     let mut number = 0u64;
     let mut mark = || {
@@ -48,7 +60,9 @@ pub fn pass(point: &Path, device: &str) -> io::Result<()> {
     loop {
         rustix::fs::syncfs(&root)?;
         let after = mark()?;
-        let Some(((writes, truncations), (earlier_writes, earlier_truncations))) = after.zip(before) else {
+        let Some(((writes, truncations), (earlier_writes, earlier_truncations))) =
+            after.zip(before)
+        else {
             // The serving process changed in between.
             before = after.or(mark()?);
             continue;
@@ -67,13 +81,25 @@ pub fn pass(point: &Path, device: &str) -> io::Result<()> {
 
 /// Sends one marker: the counts of cached writes and of truncations so far, or `None` when it has to be sent again.
 fn marker(root: &impl std::os::fd::AsFd, number: u64) -> io::Result<Option<(u64, u64)>> {
-    let name = [MARKER, format!("{}.{number}", std::process::id()).as_bytes()].concat();
+    let name = [
+        MARKER,
+        format!("{}.{number}", std::process::id()).as_bytes(),
+    ]
+    .concat();
     let mut value = [0; 64];
     match rustix::fs::fgetxattr(root, name.as_slice(), &mut value) {
         Ok(length) => {
-            let text = std::str::from_utf8(value.get(..length).unwrap_or_default()).unwrap_or_default();
-            let counts = text.split_once(' ').and_then(|(writes, cuts)| Some((writes.parse().ok()?, cuts.parse().ok()?)));
-            counts.map(Some).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the mount's server knows no barrier"))
+            let text =
+                std::str::from_utf8(value.get(..length).unwrap_or_default()).unwrap_or_default();
+            let counts = text
+                .split_once(' ')
+                .and_then(|(writes, cuts)| Some((writes.parse().ok()?, cuts.parse().ok()?)));
+            counts.map(Some).ok_or_else(|| {
+                io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    "the mount's server knows no barrier",
+                )
+            })
         }
         Err(rustix::io::Errno::AGAIN) => Ok(None),
         Err(error) => Err(error.into()),

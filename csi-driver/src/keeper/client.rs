@@ -78,7 +78,10 @@ impl Client {
     /// # Errors
     /// None can be started, or it speaks an older protocol.
     pub fn connect_or_start(options: &StartOptions) -> Result<Client, KeeperError> {
-        let unreachable = |error| KeeperError::Unreachable { directory: options.directory.clone(), error };
+        let unreachable = |error| KeeperError::Unreachable {
+            directory: options.directory.clone(),
+            error,
+        };
         prepare_directory(&options.directory).map_err(unreachable)?;
         if let Ok(client) = Client::connect(&options.directory) {
             return Ok(client);
@@ -87,7 +90,9 @@ impl Client {
         let deadline = Instant::now() + START;
         loop {
             match Client::connect(&options.directory) {
-                Err(KeeperError::Unreachable { .. }) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(2)),
+                Err(KeeperError::Unreachable { .. }) if Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(2))
+                }
                 other => return other,
             }
         }
@@ -99,14 +104,22 @@ impl Client {
     /// None answers, or it speaks an older protocol.
     pub fn connect(directory: &Path) -> Result<Client, KeeperError> {
         let control = Mutex::new(introduce(directory)?);
-        Ok(Client { directory: directory.to_owned(), control })
+        Ok(Client {
+            directory: directory.to_owned(),
+            control,
+        })
     }
 
     /// Keeps a mount with its descriptors.
     ///
     /// # Errors
     /// As the others: refused, or not reachable.
-    pub fn put(&self, mount: Record, device: BorrowedFd<'_>, backing: BorrowedFd<'_>) -> Result<(), KeeperError> {
+    pub fn put(
+        &self,
+        mount: Record,
+        device: BorrowedFd<'_>,
+        backing: BorrowedFd<'_>,
+    ) -> Result<(), KeeperError> {
         self.done(Request::Put { mount }, &[device, backing])
     }
 
@@ -152,15 +165,29 @@ impl Client {
     /// # Errors
     /// The mount does not answer in time, or its pages could not be written.
     pub fn sync(&self, id: &str, timeout: Duration) -> Result<(), KeeperError> {
-        self.apart(&Request::Sync { id: id.to_owned(), timeout_ms: timeout.as_millis() as u64 })
+        self.apart(&Request::Sync {
+            id: id.to_owned(),
+            timeout_ms: timeout.as_millis() as u64,
+        })
     }
 
     /// Unmounts, on a connection of its own.
     ///
     /// # Errors
     /// In use (EBUSY) unless `lazy`; not mounted (EINVAL).
-    pub fn unmount(&self, id: &str, lazy: bool, force: bool, timeout: Duration) -> Result<(), KeeperError> {
-        self.apart(&Request::Unmount { id: id.to_owned(), lazy, force, timeout_ms: timeout.as_millis() as u64 })
+    pub fn unmount(
+        &self,
+        id: &str,
+        lazy: bool,
+        force: bool,
+        timeout: Duration,
+    ) -> Result<(), KeeperError> {
+        self.apart(&Request::Unmount {
+            id: id.to_owned(),
+            lazy,
+            force,
+            timeout_ms: timeout.as_millis() as u64,
+        })
     }
 
     /// Lets the keeper forget a mount.
@@ -181,11 +208,19 @@ impl Client {
 
     /// Waits up to `timeout` for the keeper to go away; true when it has.
     pub fn wait_gone(&self, timeout: Duration) -> bool {
-        let Ok(copy) = self.control.lock().try_clone() else { return false };
-        let timeout = rustix::event::Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: i64::from(timeout.subsec_nanos()) };
+        let Ok(copy) = self.control.lock().try_clone() else {
+            return false;
+        };
+        let timeout = rustix::event::Timespec {
+            tv_sec: timeout.as_secs() as i64,
+            tv_nsec: i64::from(timeout.subsec_nanos()),
+        };
         let mut polled = [PollFd::new(&copy, PollFlags::RDHUP)];
         matches!(rustix::event::poll(&mut polled, Some(&timeout)), Ok(1..))
-            && polled.iter().any(|fd| fd.revents().intersects(PollFlags::HUP | PollFlags::RDHUP | PollFlags::ERR))
+            && polled.iter().any(|fd| {
+                fd.revents()
+                    .intersects(PollFlags::HUP | PollFlags::RDHUP | PollFlags::ERR)
+            })
     }
 
     /// Takes over the connection of another client of the same directory.
@@ -193,7 +228,11 @@ impl Client {
         *self.control.lock() = other.control.into_inner();
     }
 
-    fn call(&self, request: &Request, descriptors: &[BorrowedFd<'_>]) -> Result<(Reply, Vec<OwnedFd>), KeeperError> {
+    fn call(
+        &self,
+        request: &Request,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<(Reply, Vec<OwnedFd>), KeeperError> {
         ask(&self.directory, &self.control.lock(), request, descriptors)
     }
 
@@ -214,8 +253,20 @@ impl Client {
 }
 
 fn introduce(directory: &Path) -> Result<OwnedFd, KeeperError> {
-    let connection = wire::connect(directory).map_err(|error| KeeperError::Unreachable { directory: directory.to_owned(), error })?;
-    match ask(directory, &connection, &Request::Hello { protocol: wire::PROTOCOL }, &[])?.0 {
+    let connection = wire::connect(directory).map_err(|error| KeeperError::Unreachable {
+        directory: directory.to_owned(),
+        error,
+    })?;
+    match ask(
+        directory,
+        &connection,
+        &Request::Hello {
+            protocol: wire::PROTOCOL,
+        },
+        &[],
+    )?
+    .0
+    {
         Reply::Hello { .. } => Ok(connection),
         other => Err(unexpected(&other)),
     }
@@ -227,7 +278,10 @@ fn ask(
     request: &Request,
     descriptors: &[BorrowedFd<'_>],
 ) -> Result<(Reply, Vec<OwnedFd>), KeeperError> {
-    let unreachable = |error| KeeperError::Unreachable { directory: directory.to_owned(), error };
+    let unreachable = |error| KeeperError::Unreachable {
+        directory: directory.to_owned(),
+        error,
+    };
     wire::send(connection.as_fd(), request, descriptors).map_err(unreachable)?;
     match wire::receive(connection.as_fd()).map_err(unreachable)? {
         Some((Reply::Failed { errno, message }, _)) => Err(KeeperError::Refused { errno, message }),
@@ -237,14 +291,21 @@ fn ask(
 }
 
 fn unexpected(reply: &Reply) -> KeeperError {
-    KeeperError::Refused { errno: libc::EPROTO, message: format!("the keeper answers something else: {reply:?}") }
+    KeeperError::Refused {
+        errno: libc::EPROTO,
+        message: format!("the keeper answers something else: {reply:?}"),
+    }
 }
 
 fn start(options: &StartOptions) -> Result<(), KeeperError> {
     let program = program(options)?;
     let log_path = options.directory.join("keeper.log");
     let cannot = |what: &str, error: io::Error| KeeperError::Start(format!("{what}: {error}"));
-    let log = File::options().create(true).append(true).mode(0o600).open(&log_path);
+    let log = File::options()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(&log_path);
     let log = log.map_err(|error| cannot(&log_path.display().to_string(), error))?;
     let copy = log.try_clone().map_err(|error| cannot("its log", error))?;
     let mut command = Command::new(&program);
@@ -260,26 +321,44 @@ fn start(options: &StartOptions) -> Result<(), KeeperError> {
     // SAFETY: setsid is async-signal-safe and touches no memory. A session of its own: no Ctrl-C, no hang-up, and no
     // signal to this process's group reaches the keeper.
     unsafe { command.pre_exec(|| Ok(rustix::process::setsid().map(|_| ())?)) };
-    let mut child = command.spawn().map_err(|error| cannot(&program.display().to_string(), error))?;
+    let mut child = command
+        .spawn()
+        .map_err(|error| cannot(&program.display().to_string(), error))?;
     // Waits for it, so that a keeper that ends is no zombie of this process.
-    let _ = std::thread::Builder::new().name("keeper".into()).spawn(move || child.wait());
+    let _ = std::thread::Builder::new()
+        .name("keeper".into())
+        .spawn(move || child.wait());
     Ok(())
 }
 
 fn program(options: &StartOptions) -> Result<PathBuf, KeeperError> {
-    let given = options.program.clone().or_else(|| std::env::var_os("ANABRANCH_KEEPER").map(PathBuf::from));
+    let given = options
+        .program
+        .clone()
+        .or_else(|| std::env::var_os("ANABRANCH_KEEPER").map(PathBuf::from));
     if let Some(given) = given {
         return Ok(given);
     }
     let own = std::env::current_exe().map_err(|error| KeeperError::Start(error.to_string()))?;
     // Tests live one folder below the programs.
-    let beside = own.ancestors().skip(1).take(2).map(|folder| folder.join(PROGRAM)).find(|path| path.is_file());
+    let beside = own
+        .ancestors()
+        .skip(1)
+        .take(2)
+        .map(|folder| folder.join(PROGRAM))
+        .find(|path| path.is_file());
     if let Some(beside) = beside {
         return Ok(beside);
     }
-    let in_path = std::env::var_os("PATH")
-        .and_then(|path| std::env::split_paths(&path).map(|folder| folder.join(PROGRAM)).find(|path| path.is_file()));
+    let in_path = std::env::var_os("PATH").and_then(|path| {
+        std::env::split_paths(&path)
+            .map(|folder| folder.join(PROGRAM))
+            .find(|path| path.is_file())
+    });
     in_path.ok_or_else(|| {
-        KeeperError::Start(format!("the program {PROGRAM} is neither beside {} nor in PATH; set ANABRANCH_KEEPER", own.display()))
+        KeeperError::Start(format!(
+            "the program {PROGRAM} is neither beside {} nor in PATH; set ANABRANCH_KEEPER",
+            own.display()
+        ))
     })
 }

@@ -67,13 +67,23 @@ pub fn run() {
     // What fails here fails because the keeper is gone.
     while let Ok(Some((order, _))) = wire::receive::<Order>(socket.as_fd()) {
         let answers = Arc::clone(&socket);
-        let started = std::thread::Builder::new().name("work".into()).spawn(move || {
-            let (errno, message) = match perform(&order.work) {
-                Ok(()) => (0, String::new()),
-                Err(error) => (error.raw_os_error().unwrap_or(libc::EIO), error.to_string()),
-            };
-            let _ = wire::send(answers.as_fd(), &Outcome { number: order.number, errno, message }, &[]);
-        });
+        let started = std::thread::Builder::new()
+            .name("work".into())
+            .spawn(move || {
+                let (errno, message) = match perform(&order.work) {
+                    Ok(()) => (0, String::new()),
+                    Err(error) => (error.raw_os_error().unwrap_or(libc::EIO), error.to_string()),
+                };
+                let _ = wire::send(
+                    answers.as_fd(),
+                    &Outcome {
+                        number: order.number,
+                        errno,
+                        message,
+                    },
+                    &[],
+                );
+            });
         if started.is_err() {
             return;
         }
@@ -83,7 +93,12 @@ pub fn run() {
 fn perform(work: &Work) -> io::Result<()> {
     match work {
         Work::Sync { point, device } => barrier::pass(point, device),
-        Work::Unmount { point, device, lazy, force } => {
+        Work::Unmount {
+            point,
+            device,
+            lazy,
+            force,
+        } => {
             is_mounted(point, device)?;
             mount::unmount(point, *lazy, *force)
         }
@@ -92,7 +107,9 @@ fn perform(work: &Work) -> io::Result<()> {
 
 fn is_mounted(point: &Path, device: &str) -> io::Result<()> {
     match mount::mounted_at(point)? {
-        Some(line) if line.device == device || device.is_empty() && line.kind == mount::TYPE => Ok(()),
+        Some(line) if line.device == device || device.is_empty() && line.kind == mount::TYPE => {
+            Ok(())
+        }
         _ => Err(io::Error::from_raw_os_error(libc::EINVAL)),
     }
 }
@@ -121,7 +138,9 @@ impl Helper {
     /// # Errors
     /// The process cannot be started.
     pub fn start() -> io::Result<Helper> {
-        Ok(Helper { running: Mutex::new(Some(Running::start()?)) })
+        Ok(Helper {
+            running: Mutex::new(Some(Running::start()?)),
+        })
     }
 
     /// Does `work` and waits for it, at most `timeout`. After that the work goes on in the helper, unattended.
@@ -132,13 +151,18 @@ impl Helper {
         let (sender, receiver) = mpsc::channel();
         {
             let mut running = self.running.lock();
-            if running.as_ref().is_none_or(|running| running.waiting.lock().ended) {
+            if running
+                .as_ref()
+                .is_none_or(|running| running.waiting.lock().ended)
+            {
                 if let Some(mut old) = running.take() {
                     let _ = old.child.wait();
                 }
                 *running = Some(Running::start()?);
             }
-            let Some(running) = running.as_ref() else { return Err(io::Error::from_raw_os_error(libc::ECHILD)) };
+            let Some(running) = running.as_ref() else {
+                return Err(io::Error::from_raw_os_error(libc::ECHILD));
+            };
             let number = {
                 let mut waiting = running.waiting.lock();
                 waiting.next += 1;
@@ -150,13 +174,24 @@ impl Helper {
         }
         match receiver.recv_timeout(timeout) {
             Ok(outcome) if outcome.errno == 0 => Ok(()),
-            Ok(outcome) if outcome.message.is_empty() => Err(io::Error::from_raw_os_error(outcome.errno)),
-            Ok(outcome) => Err(HelperError { errno: outcome.errno, message: outcome.message }.into()),
+            Ok(outcome) if outcome.message.is_empty() => {
+                Err(io::Error::from_raw_os_error(outcome.errno))
+            }
+            Ok(outcome) => Err(HelperError {
+                errno: outcome.errno,
+                message: outcome.message,
+            }
+            .into()),
             Err(mpsc::RecvTimeoutError::Timeout) => Err(io::Error::new(
                 io::ErrorKind::TimedOut,
-                format!("the mount does not answer within {} ms; is its server running?", timeout.as_millis()),
+                format!(
+                    "the mount does not answer within {} ms; is its server running?",
+                    timeout.as_millis()
+                ),
             )),
-            Err(mpsc::RecvTimeoutError::Disconnected) => Err(io::Error::other("the helper process ended")),
+            Err(mpsc::RecvTimeoutError::Disconnected) => {
+                Err(io::Error::other("the helper process ended"))
+            }
         }
     }
 }
@@ -178,7 +213,12 @@ impl From<HelperError> for io::Error {
 
 impl Running {
     fn start() -> io::Result<Running> {
-        let (ours, theirs) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        let (ours, theirs) = rustix::net::socketpair(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC,
+            None,
+        )?;
         let child = Command::new("/proc/self/exe")
             .arg(ARGUMENT)
             .stdin(Stdio::from(theirs))
@@ -188,17 +228,23 @@ impl Running {
         let socket = Arc::new(ours);
         let waiting = Arc::new(Mutex::new(Waiting::default()));
         let (own_socket, own_waiting) = (Arc::clone(&socket), Arc::clone(&waiting));
-        std::thread::Builder::new().name("helper".into()).spawn(move || {
-            while let Ok(Some((outcome, _))) = wire::receive::<Outcome>(own_socket.as_fd()) {
-                let sender = own_waiting.lock().senders.remove(&outcome.number);
-                if let Some(sender) = sender {
-                    let _ = sender.send(outcome);
+        std::thread::Builder::new()
+            .name("helper".into())
+            .spawn(move || {
+                while let Ok(Some((outcome, _))) = wire::receive::<Outcome>(own_socket.as_fd()) {
+                    let sender = own_waiting.lock().senders.remove(&outcome.number);
+                    if let Some(sender) = sender {
+                        let _ = sender.send(outcome);
+                    }
                 }
-            }
-            let mut waiting = own_waiting.lock();
-            waiting.ended = true;
-            waiting.senders.clear();
-        })?;
-        Ok(Running { child, socket, waiting })
+                let mut waiting = own_waiting.lock();
+                waiting.ended = true;
+                waiting.senders.clear();
+            })?;
+        Ok(Running {
+            child,
+            socket,
+            waiting,
+        })
     }
 }

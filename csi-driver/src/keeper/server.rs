@@ -53,7 +53,11 @@ struct Held {
 /// # Errors
 /// It cannot be made, or belongs to another user.
 pub fn prepare_directory(directory: &Path) -> io::Result<()> {
-    match fs::DirBuilder::new().mode(0o700).recursive(true).create(directory) {
+    match fs::DirBuilder::new()
+        .mode(0o700)
+        .recursive(true)
+        .create(directory)
+    {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
         _ => {}
     }
@@ -62,7 +66,11 @@ pub fn prepare_directory(directory: &Path) -> io::Result<()> {
     if found.uid() != rustix::process::geteuid().as_raw() {
         return Err(io::Error::new(
             io::ErrorKind::PermissionDenied,
-            format!("{} belongs to user {}, not to this process's", directory.display(), found.uid()),
+            format!(
+                "{} belongs to user {}, not to this process's",
+                directory.display(),
+                found.uid()
+            ),
         ));
     }
     if found.mode() & 0o077 != 0 {
@@ -82,18 +90,30 @@ pub fn run(options: Options) -> io::Result<()> {
     std::env::set_current_dir("/")?;
     // The mounts of a node hang on this process: it is the last to be killed when memory runs out. Needs privilege.
     let _ = fs::write("/proc/self/oom_score_adj", "-999");
-    let state = State { mounts: BTreeMap::new(), connections: 0, alone_since: Instant::now() };
-    let keeper = Arc::new(Keeper { helper: Helper::start()?, options, state: Mutex::new(state) });
+    let state = State {
+        mounts: BTreeMap::new(),
+        connections: 0,
+        alone_since: Instant::now(),
+    };
+    let keeper = Arc::new(Keeper {
+        helper: Helper::start()?,
+        options,
+        state: Mutex::new(state),
+    });
     log("the keeper is ready");
     if !keeper.options.abandon_after.is_zero() {
         let own = Arc::clone(&keeper);
-        std::thread::Builder::new().name("abandon".into()).spawn(move || own.watch())?;
+        std::thread::Builder::new()
+            .name("abandon".into())
+            .spawn(move || own.watch())?;
     }
     loop {
         match rustix::net::accept_with(&socket, rustix::net::SocketFlags::CLOEXEC) {
             Ok(connection) => {
                 let own = Arc::clone(&keeper);
-                let started = std::thread::Builder::new().name("connection".into()).spawn(move || own.converse(&connection));
+                let started = std::thread::Builder::new()
+                    .name("connection".into())
+                    .spawn(move || own.converse(&connection));
                 if let Err(error) = started {
                     log(&format!("a connection is refused: {error}"));
                 }
@@ -110,25 +130,45 @@ pub fn run(options: Options) -> io::Result<()> {
 }
 
 fn lock(directory: &Path) -> io::Result<File> {
-    let file = File::options().create(true).truncate(false).write(true).mode(0o600).open(directory.join("keeper.lock"))?;
-    rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|error| match error {
-        rustix::io::Errno::WOULDBLOCK => {
-            io::Error::new(io::ErrorKind::AlreadyExists, format!("a keeper already runs for {}", directory.display()))
-        }
-        other => other.into(),
-    })?;
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(directory.join("keeper.lock"))?;
+    rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(
+        |error| match error {
+            rustix::io::Errno::WOULDBLOCK => io::Error::new(
+                io::ErrorKind::AlreadyExists,
+                format!("a keeper already runs for {}", directory.display()),
+            ),
+            other => other.into(),
+        },
+    )?;
     Ok(file)
 }
 
 fn log(line: &str) {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64());
+    let now = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0.0, |d| d.as_secs_f64());
     eprintln!("{now:.3} keeper[{}]: {line}", std::process::id());
 }
 
 fn failed(error: &io::Error) -> Reply {
-    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<HelperError>()).map(|error| error.errno);
-    let kind = if error.kind() == io::ErrorKind::TimedOut { libc::ETIMEDOUT } else { 0 };
-    Reply::Failed { errno: inner.or(error.raw_os_error()).unwrap_or(kind), message: error.to_string() }
+    let inner = error
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref::<HelperError>())
+        .map(|error| error.errno);
+    let kind = if error.kind() == io::ErrorKind::TimedOut {
+        libc::ETIMEDOUT
+    } else {
+        0
+    };
+    Reply::Failed {
+        errno: inner.or(error.raw_os_error()).unwrap_or(kind),
+        message: error.to_string(),
+    }
 }
 
 fn refused(errno: i32, message: String) -> (Reply, Vec<OwnedFd>) {
@@ -168,12 +208,23 @@ impl Keeper {
     fn answer(&self, request: Request, descriptors: Vec<OwnedFd>) -> (Reply, Vec<OwnedFd>) {
         let done = (Reply::Done, Vec::new());
         match request {
-            Request::Hello { protocol } if protocol > wire::PROTOCOL => {
-                refused(libc::EPROTONOSUPPORT, format!("this keeper speaks protocol {}, not {protocol}", wire::PROTOCOL))
-            }
+            Request::Hello { protocol } if protocol > wire::PROTOCOL => refused(
+                libc::EPROTONOSUPPORT,
+                format!(
+                    "this keeper speaks protocol {}, not {protocol}",
+                    wire::PROTOCOL
+                ),
+            ),
             Request::Hello { .. } => {
                 let version = env!("CARGO_PKG_VERSION").to_owned();
-                (Reply::Hello { protocol: wire::PROTOCOL, version, pid: std::process::id() }, Vec::new())
+                (
+                    Reply::Hello {
+                        protocol: wire::PROTOCOL,
+                        version,
+                        pid: std::process::id(),
+                    },
+                    Vec::new(),
+                )
             }
             Request::Put { mount } => {
                 let mut descriptors = descriptors.into_iter();
@@ -181,7 +232,14 @@ impl Keeper {
                     return refused(libc::EINVAL, "put needs two descriptors".into());
                 };
                 log(&format!("keeps {} at {}", mount.id, mount.mount_point));
-                self.state.lock().mounts.insert(mount.id.clone(), Held { record: mount, device, backing });
+                self.state.lock().mounts.insert(
+                    mount.id.clone(),
+                    Held {
+                        record: mount,
+                        device,
+                        backing,
+                    },
+                );
                 done
             }
             Request::Update { mount } => match self.state.lock().mounts.get_mut(&mount.id) {
@@ -195,12 +253,25 @@ impl Keeper {
                 use std::ops::Bound;
                 let state = self.state.lock();
                 let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-                let page = state.mounts.range((from, Bound::Unbounded)).take(wire::PAGE);
-                (Reply::Mounts { mounts: page.map(|(_, held)| held.record.clone()).collect() }, Vec::new())
+                let page = state
+                    .mounts
+                    .range((from, Bound::Unbounded))
+                    .take(wire::PAGE);
+                (
+                    Reply::Mounts {
+                        mounts: page.map(|(_, held)| held.record.clone()).collect(),
+                    },
+                    Vec::new(),
+                )
             }
             Request::Take { id } => match self.state.lock().mounts.get(&id) {
                 Some(held) => match (held.device.try_clone(), held.backing.try_clone()) {
-                    (Ok(device), Ok(backing)) => (Reply::Mount { mount: held.record.clone() }, vec![device, backing]),
+                    (Ok(device), Ok(backing)) => (
+                        Reply::Mount {
+                            mount: held.record.clone(),
+                        },
+                        vec![device, backing],
+                    ),
                     (Err(error), _) | (_, Err(error)) => (failed(&error), Vec::new()),
                 },
                 None => refused(libc::ENOENT, format!("{id} is not kept")),
@@ -209,8 +280,17 @@ impl Keeper {
                 point: record.mount_point.into(),
                 device: record.device,
             }),
-            Request::Unmount { id, lazy, force, timeout_ms } => {
-                log(&format!("unmounts {id}{}{}", if lazy { ", lazily" } else { "" }, if force { ", by force" } else { "" }));
+            Request::Unmount {
+                id,
+                lazy,
+                force,
+                timeout_ms,
+            } => {
+                log(&format!(
+                    "unmounts {id}{}{}",
+                    if lazy { ", lazily" } else { "" },
+                    if force { ", by force" } else { "" }
+                ));
                 self.work(&id, timeout_ms, |record| unmount_work(record, lazy, force))
             }
             Request::Drop { id } => {
@@ -225,11 +305,25 @@ impl Keeper {
         }
     }
 
-    fn work(&self, id: &str, timeout_ms: u64, work: impl FnOnce(Record) -> Work) -> (Reply, Vec<OwnedFd>) {
-        let Some(record) = self.state.lock().mounts.get(id).map(|held| held.record.clone()) else {
+    fn work(
+        &self,
+        id: &str,
+        timeout_ms: u64,
+        work: impl FnOnce(Record) -> Work,
+    ) -> (Reply, Vec<OwnedFd>) {
+        let Some(record) = self
+            .state
+            .lock()
+            .mounts
+            .get(id)
+            .map(|held| held.record.clone())
+        else {
             return refused(libc::ENOENT, format!("{id} is not kept"));
         };
-        match self.helper.perform(work(record), Duration::from_millis(timeout_ms)) {
+        match self
+            .helper
+            .perform(work(record), Duration::from_millis(timeout_ms))
+        {
             Ok(()) => (Reply::Done, Vec::new()),
             Err(error) => (failed(&error), Vec::new()),
         }
@@ -239,18 +333,31 @@ impl Keeper {
     fn watch(&self) {
         let limit = self.options.abandon_after;
         loop {
-            std::thread::sleep((limit / 10).clamp(Duration::from_millis(50), Duration::from_secs(5)));
+            std::thread::sleep(
+                (limit / 10).clamp(Duration::from_millis(50), Duration::from_secs(5)),
+            );
             let records: Vec<Record> = {
                 let state = self.state.lock();
                 if state.connections > 0 || state.alone_since.elapsed() < limit {
                     continue;
                 }
-                state.mounts.values().map(|held| held.record.clone()).collect()
+                state
+                    .mounts
+                    .values()
+                    .map(|held| held.record.clone())
+                    .collect()
             };
-            log(&format!("no serving process for {} s: abandons {} mounts", limit.as_secs(), records.len()));
+            log(&format!(
+                "no serving process for {} s: abandons {} mounts",
+                limit.as_secs(),
+                records.len()
+            ));
             for record in records {
                 let id = record.id.clone();
-                if let Err(error) = self.helper.perform(unmount_work(record, true, true), ABANDON_TIMEOUT) {
+                if let Err(error) = self
+                    .helper
+                    .perform(unmount_work(record, true, true), ABANDON_TIMEOUT)
+                {
                     log(&format!("{id} cannot be unmounted: {error}"));
                 }
             }
@@ -261,5 +368,10 @@ impl Keeper {
 }
 
 fn unmount_work(record: Record, lazy: bool, force: bool) -> Work {
-    Work::Unmount { point: record.mount_point.into(), device: record.device, lazy, force }
+    Work::Unmount {
+        point: record.mount_point.into(),
+        device: record.device,
+        lazy,
+        force,
+    }
 }

@@ -10,8 +10,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
-    SocketAddrUnix, SocketFlags, SocketType,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -135,16 +135,28 @@ pub enum Reply {
 /// A path of a socket in `directory` that fits into a socket address however long the directory's own is.
 fn address(directory: BorrowedFd<'_>) -> io::Result<SocketAddrUnix> {
     use std::os::fd::AsRawFd;
-    Ok(SocketAddrUnix::new(format!("/proc/self/fd/{}/{SOCKET}", directory.as_raw_fd()))?)
+    Ok(SocketAddrUnix::new(format!(
+        "/proc/self/fd/{}/{SOCKET}",
+        directory.as_raw_fd()
+    ))?)
 }
 
 fn open_directory(path: &Path) -> io::Result<OwnedFd> {
     use rustix::fs::{Mode, OFlags};
-    Ok(rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
+    Ok(rustix::fs::open(
+        path,
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?)
 }
 
 fn socket() -> io::Result<OwnedFd> {
-    Ok(rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?)
+    Ok(rustix::net::socket_with(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC,
+        None,
+    )?)
 }
 
 /// Connects to the keeper of a directory.
@@ -178,17 +190,31 @@ pub fn listen(directory: &Path) -> io::Result<OwnedFd> {
 ///
 /// # Errors
 /// The other side is gone, or the message is too large.
-pub fn send<T: Serialize>(socket: BorrowedFd<'_>, message: &T, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+pub fn send<T: Serialize>(
+    socket: BorrowedFd<'_>,
+    message: &T,
+    descriptors: &[BorrowedFd<'_>],
+) -> io::Result<()> {
     let bytes = serde_json::to_vec(message)?;
     if bytes.len() > PACKET {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("a message of {} bytes is too large", bytes.len())));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("a message of {} bytes is too large", bytes.len()),
+        ));
     }
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
     if !descriptors.is_empty() {
         ancillary.push(SendAncillaryMessage::ScmRights(descriptors));
     }
-    rustix::io::retry_on_intr(|| rustix::net::sendmsg(socket, &[IoSlice::new(&bytes)], &mut ancillary, SendFlags::NOSIGNAL))?;
+    rustix::io::retry_on_intr(|| {
+        rustix::net::sendmsg(
+            socket,
+            &[IoSlice::new(&bytes)],
+            &mut ancillary,
+            SendFlags::NOSIGNAL,
+        )
+    })?;
     Ok(())
 }
 
@@ -196,12 +222,19 @@ pub fn send<T: Serialize>(socket: BorrowedFd<'_>, message: &T, descriptors: &[Bo
 ///
 /// # Errors
 /// The connection broke, or what came is no message.
-pub fn receive<T: DeserializeOwned>(socket: BorrowedFd<'_>) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
+pub fn receive<T: DeserializeOwned>(
+    socket: BorrowedFd<'_>,
+) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
     let mut bytes = vec![0; PACKET];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let received = rustix::io::retry_on_intr(|| {
-        rustix::net::recvmsg(socket, &mut [IoSliceMut::new(&mut bytes)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)
+        rustix::net::recvmsg(
+            socket,
+            &mut [IoSliceMut::new(&mut bytes)],
+            &mut ancillary,
+            RecvFlags::CMSG_CLOEXEC,
+        )
     })?;
     let mut descriptors = Vec::new();
     for message in ancillary.drain() {
@@ -223,12 +256,26 @@ mod tests {
     /// The words on the wire are part of the product: a keeper of any release understands them.
     #[test]
     fn messages_keep_their_form() {
-        let sync = Request::Sync { id: "a".into(), timeout_ms: 5 };
-        assert_eq!(serde_json::to_string(&sync).unwrap(), r#"{"do":"sync","id":"a","timeout_ms":5}"#);
+        let sync = Request::Sync {
+            id: "a".into(),
+            timeout_ms: 5,
+        };
+        assert_eq!(
+            serde_json::to_string(&sync).unwrap(),
+            r#"{"do":"sync","id":"a","timeout_ms":5}"#
+        );
         let put = r#"{"do":"put","mount":{"id":"a","mount_point":"/m","state":{"x":1},"later":2},"more":3}"#;
-        let Request::Put { mount } = serde_json::from_str(put).unwrap() else { panic!("not a put") };
+        let Request::Put { mount } = serde_json::from_str(put).unwrap() else {
+            panic!("not a put")
+        };
         assert_eq!((mount.id.as_str(), mount.device.as_str()), ("a", ""));
-        let failed = Reply::Failed { errno: 16, message: "in use".into() };
-        assert_eq!(serde_json::to_string(&failed).unwrap(), r#"{"is":"failed","errno":16,"message":"in use"}"#);
+        let failed = Reply::Failed {
+            errno: 16,
+            message: "in use".into(),
+        };
+        assert_eq!(
+            serde_json::to_string(&failed).unwrap(),
+            r#"{"is":"failed","errno":16,"message":"in use"}"#
+        );
     }
 }

@@ -27,7 +27,9 @@ pub enum MountsError {
         id: String,
     },
     /// Another mount writes the timeline.
-    #[error("timeline {timeline} is already mounted writable as {other}; mount it read-only, or a fork of it")]
+    #[error(
+        "timeline {timeline} is already mounted writable as {other}; mount it read-only, or a fork of it"
+    )]
     Written {
         /// The timeline.
         timeline: TimelineId,

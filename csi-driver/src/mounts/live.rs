@@ -54,14 +54,29 @@ pub(super) struct Connection {
 impl Live {
     /// Opens the volume and starts the threads.
     pub(super) fn serve(engine: &Engine, connection: Connection) -> Result<Arc<Live>, MountsError> {
-        let Connection { id, mount_point, device_number, state, negotiated, device, backing, taken_over } = connection;
-        let volume = engine.volume(Point::from(state.point), VolumeOptions { origin: state.connection })?;
+        let Connection {
+            id,
+            mount_point,
+            device_number,
+            state,
+            negotiated,
+            device,
+            backing,
+            taken_over,
+        } = connection;
+        let volume = engine.volume(
+            Point::from(state.point),
+            VolumeOptions {
+                origin: state.connection,
+            },
+        )?;
         let system = |what: &'static str| {
             let id = id.clone();
             move |error| MountsError::Serve { id, what, error }
         };
         let record = backing.try_clone().map_err(system("copy a descriptor"))?;
-        let backings = Backings::from_record(Arc::clone(&device), record).map_err(system("read the record of backing files"))?;
+        let backings = Backings::from_record(Arc::clone(&device), record)
+            .map_err(system("read the record of backing files"))?;
         let observed = !volume.read_only();
         let adapter = Arc::new(Adapter::new(Parts {
             volume,
@@ -72,7 +87,11 @@ impl Live {
             backings: Some(backings),
         }));
         let handler = Arc::clone(&adapter);
-        let session = Session::start(Arc::clone(&device), &id, Box::new(move |request| handler.handle(request)));
+        let session = Session::start(
+            Arc::clone(&device),
+            &id,
+            Box::new(move |request| handler.handle(request)),
+        );
         let session = session.map_err(system("start a thread"))?;
         let notifier = if observed {
             let target = Target {
@@ -106,7 +125,12 @@ impl Live {
 
     /// The keeper's record of this mount.
     pub(super) fn record(&self) -> Result<Record, MountsError> {
-        record(&self.id, &self.mount_point, &self.device_number, &self.state)
+        record(
+            &self.id,
+            &self.mount_point,
+            &self.device_number,
+            &self.state,
+        )
     }
 
     /// Requests served, by opcode.
@@ -156,7 +180,20 @@ impl Live {
 }
 
 /// A keeper's record.
-pub(super) fn record(id: &str, mount_point: &std::path::Path, device: &str, state: &State) -> Result<Record, MountsError> {
-    let state = serde_json::to_value(state).map_err(|error| MountsError::Record { id: id.to_owned(), error: error.to_string() })?;
-    Ok(Record { id: id.to_owned(), mount_point: mount_point.to_string_lossy().into_owned(), device: device.to_owned(), state })
+pub(super) fn record(
+    id: &str,
+    mount_point: &std::path::Path,
+    device: &str,
+    state: &State,
+) -> Result<Record, MountsError> {
+    let state = serde_json::to_value(state).map_err(|error| MountsError::Record {
+        id: id.to_owned(),
+        error: error.to_string(),
+    })?;
+    Ok(Record {
+        id: id.to_owned(),
+        mount_point: mount_point.to_string_lossy().into_owned(),
+        device: device.to_owned(),
+        state,
+    })
 }

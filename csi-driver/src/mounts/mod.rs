@@ -52,7 +52,11 @@ pub struct Options {
 impl Options {
     /// The keeper in `directory`, found beside this program, which never abandons.
     pub fn new(directory: impl Into<PathBuf>) -> Options {
-        Options { keeper_directory: directory.into(), keeper_program: None, abandon_after: Duration::ZERO }
+        Options {
+            keeper_directory: directory.into(),
+            keeper_program: None,
+            abandon_after: Duration::ZERO,
+        }
     }
 }
 
@@ -119,7 +123,9 @@ struct Inner {
 
 enum Slot {
     /// Being made; what is written is kept from being mounted twice.
-    Reserved { writes: Option<TimelineId> },
+    Reserved {
+        writes: Option<TimelineId>,
+    },
     Served(Arc<Live>),
 }
 
@@ -136,7 +142,13 @@ impl Mounts {
         };
         let keeper = Client::connect_or_start(&options)?;
         let live = Mutex::new(BTreeMap::new());
-        let inner = Arc::new(Inner { engine, options, keeper, live, ending: AtomicBool::new(false) });
+        let inner = Arc::new(Inner {
+            engine,
+            options,
+            keeper,
+            live,
+            ending: AtomicBool::new(false),
+        });
         let own = Arc::downgrade(&inner);
         std::thread::Builder::new()
             .name("keeper watch".into())
@@ -145,7 +157,11 @@ impl Mounts {
                     inner.watch_keeper(Duration::from_millis(500));
                 }
             })
-            .map_err(|error| MountsError::Serve { id: "keeper".into(), what: "start a thread", error })?;
+            .map_err(|error| MountsError::Serve {
+                id: "keeper".into(),
+                what: "start a thread",
+                error,
+            })?;
         Ok(Mounts { inner })
     }
 
@@ -168,7 +184,10 @@ impl Mounts {
                 tracing::warn!(mount = %id, %error, "a mount cannot be taken over and is given up");
                 self.inner.give_up(&record);
             }
-            all.push(TakenOver { id, outcome: outcome.map(|live| info(&live)) });
+            all.push(TakenOver {
+                id,
+                outcome: outcome.map(|live| info(&live)),
+            });
         }
         Ok(all)
     }
@@ -179,19 +198,27 @@ impl Mounts {
     /// Each says what to do; nothing is left behind.
     pub fn mount(&self, request: MountRequest) -> Result<MountInfo, MountsError> {
         let inner = &self.inner;
-        let volume = inner.engine.volume(request.point, VolumeOptions { origin: 0 })?;
+        let volume = inner
+            .engine
+            .volume(request.point, VolumeOptions { origin: 0 })?;
         let read_only = request.read_only || volume.read_only();
         let writes = (!read_only).then(|| volume.timeline());
         inner.reserve(&request.id, writes)?;
         let mut made = false;
-        let result = mount::prepare(&request.mount_point).map_err(MountsError::from).and_then(|made_directory| {
-            made = made_directory;
-            if writes.is_some() {
-                volume.reap_all()?;
-            }
-            let mode = request.mode.unwrap_or(if read_only { Mode::Dataset } else { Mode::Workspace });
-            inner.make(&request, mode, read_only, made_directory)
-        });
+        let result = mount::prepare(&request.mount_point)
+            .map_err(MountsError::from)
+            .and_then(|made_directory| {
+                made = made_directory;
+                if writes.is_some() {
+                    volume.reap_all()?;
+                }
+                let mode = request.mode.unwrap_or(if read_only {
+                    Mode::Dataset
+                } else {
+                    Mode::Workspace
+                });
+                inner.make(&request, mode, read_only, made_directory)
+            });
         match result {
             Ok(live) => {
                 let info = info(&live);
@@ -219,7 +246,10 @@ impl Mounts {
         match inner.keeper.unmount(id, false, false, SYNC_TIMEOUT) {
             Ok(()) => {}
             Err(error) if error.errno() == Some(libc::EBUSY) && !lazy => {
-                return Err(MountsError::Busy { id: id.to_owned(), mount_point: live.mount_point.clone() });
+                return Err(MountsError::Busy {
+                    id: id.to_owned(),
+                    mount_point: live.mount_point.clone(),
+                });
             }
             Err(error) if error.errno() == Some(libc::EBUSY) => {
                 inner.keeper.sync(id, SYNC_TIMEOUT)?;
@@ -321,11 +351,19 @@ impl Mounts {
         while !live.detached.load(Ordering::SeqCst) {
             match self.unmount(&live.id, false) {
                 Ok(()) => break,
-                Err(MountsError::Busy { .. }) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(50)),
+                Err(MountsError::Busy { .. }) if Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(50))
+                }
                 Err(MountsError::Busy { .. }) => {
                     tracing::warn!(mount = %live.id, "a mount is still in use; its users get errors from now on");
-                    result = self.inner.keeper.sync(&live.id, SYNC_TIMEOUT).map_err(MountsError::from);
-                    self.inner.keeper.unmount(&live.id, true, true, SYNC_TIMEOUT)?;
+                    result = self
+                        .inner
+                        .keeper
+                        .sync(&live.id, SYNC_TIMEOUT)
+                        .map_err(MountsError::from);
+                    self.inner
+                        .keeper
+                        .unmount(&live.id, true, true, SYNC_TIMEOUT)?;
                     break;
                 }
                 Err(error) => {
@@ -334,7 +372,11 @@ impl Mounts {
                 }
             }
         }
-        if !live.wait_finished(deadline.saturating_duration_since(Instant::now()).max(Duration::from_secs(1))) {
+        if !live.wait_finished(
+            deadline
+                .saturating_duration_since(Instant::now())
+                .max(Duration::from_secs(1)),
+        ) {
             // Detached and still in use, perhaps from another namespace: closing the last descriptors aborts it.
             live.leaving.store(true, Ordering::SeqCst);
             live.stop();
@@ -347,7 +389,13 @@ impl Mounts {
 
 impl Inner {
     fn lives(&self) -> Vec<Arc<Live>> {
-        let served = |slot: &Slot| if let Slot::Served(live) = slot { Some(Arc::clone(live)) } else { None };
+        let served = |slot: &Slot| {
+            if let Slot::Served(live) = slot {
+                Some(Arc::clone(live))
+            } else {
+                None
+            }
+        };
         self.live.lock().values().filter_map(served).collect()
     }
 
@@ -364,17 +412,34 @@ impl Inner {
             return Err(MountsError::Exists { id: id.to_owned() });
         }
         if let Some(timeline) = writes {
-            let other = live.iter().find(|(_, slot)| slot.writes() == Some(timeline));
+            let other = live
+                .iter()
+                .find(|(_, slot)| slot.writes() == Some(timeline));
             if let Some((other, _)) = other {
-                return Err(MountsError::Written { timeline, other: other.clone() });
+                return Err(MountsError::Written {
+                    timeline,
+                    other: other.clone(),
+                });
             }
         }
         live.insert(id.to_owned(), Slot::Reserved { writes });
         Ok(())
     }
 
-    fn make(&self, request: &MountRequest, mode: Mode, read_only: bool, made_directory: bool) -> Result<Arc<Live>, MountsError> {
-        let system = |what: &'static str| move |error| MountsError::Serve { id: request.id.clone(), what, error };
+    fn make(
+        &self,
+        request: &MountRequest,
+        mode: Mode,
+        read_only: bool,
+        made_directory: bool,
+    ) -> Result<Arc<Live>, MountsError> {
+        let system = |what: &'static str| {
+            move |error| MountsError::Serve {
+                id: request.id.clone(),
+                what,
+                error,
+            }
+        };
         let device = Arc::new(Device::open().map_err(system("open /dev/fuse"))?);
         let backing = new_record().map_err(system("make a memory file"))?;
         let mut state = State {
@@ -388,7 +453,11 @@ impl Inner {
         };
         let point = &request.mount_point;
         use std::os::fd::AsFd;
-        self.keeper.put(record(&request.id, point, "", &state)?, device.as_fd(), backing.as_fd())?;
+        self.keeper.put(
+            record(&request.id, point, "", &state)?,
+            device.as_fd(),
+            backing.as_fd(),
+        )?;
         let result = self.mount_and_serve(request, &mut state, &device, backing);
         if result.is_err() {
             if let Ok(Some(line)) = mount::mounted_at(point)
@@ -409,36 +478,61 @@ impl Inner {
         backing: std::os::fd::OwnedFd,
     ) -> Result<Arc<Live>, MountsError> {
         let point = &request.mount_point;
-        let system = |what: &'static str| move |error| MountsError::Serve { id: request.id.clone(), what, error };
-        mount::mount(device, point, MountOptions { name: &request.id, read_only: state.read_only })?;
+        let system = |what: &'static str| {
+            move |error| MountsError::Serve {
+                id: request.id.clone(),
+                what,
+                error,
+            }
+        };
+        mount::mount(
+            device,
+            point,
+            MountOptions {
+                name: &request.id,
+                read_only: state.read_only,
+            },
+        )?;
         let negotiated = negotiate(device, state.mode).map_err(system("agree with the kernel"))?;
         state.negotiated = Some(negotiated);
         let number = device_number(point, &request.id)?;
         mount::raise_read_ahead(&number);
-        self.keeper.update(record(&request.id, point, &number, state)?)?;
-        Live::serve(&self.engine, Connection {
-            id: request.id.clone(),
-            mount_point: point.clone(),
-            device_number: number,
-            state: state.clone(),
-            negotiated,
-            device: Arc::clone(device),
-            backing,
-            taken_over: false,
-        })
+        self.keeper
+            .update(record(&request.id, point, &number, state)?)?;
+        Live::serve(
+            &self.engine,
+            Connection {
+                id: request.id.clone(),
+                mount_point: point.clone(),
+                device_number: number,
+                state: state.clone(),
+                negotiated,
+                device: Arc::clone(device),
+                backing,
+                taken_over: false,
+            },
+        )
     }
 
     /// Puts a served mount into the list and watches for its end.
     fn adopt(self: &Arc<Inner>, live: Arc<Live>) -> Result<(), MountsError> {
-        self.live.lock().insert(live.id.clone(), Slot::Served(Arc::clone(&live)));
+        self.live
+            .lock()
+            .insert(live.id.clone(), Slot::Served(Arc::clone(&live)));
         let (own, id) = (Arc::clone(self), live.id.clone());
         let watch = move || {
             if live.wait_ended() {
                 own.clean_up(&live);
             }
         };
-        let started = std::thread::Builder::new().name("mount end".into()).spawn(watch);
-        started.map(|_| ()).map_err(|error| MountsError::Serve { id, what: "start a thread", error })
+        let started = std::thread::Builder::new()
+            .name("mount end".into())
+            .spawn(watch);
+        started.map(|_| ()).map_err(|error| MountsError::Serve {
+            id,
+            what: "start a thread",
+            error,
+        })
     }
 
     /// The kernel has ended the connection: by our unmount, or somebody else's.
@@ -461,9 +555,15 @@ impl Inner {
     }
 
     fn take_over_one(self: &Arc<Inner>, record: &Record) -> Result<Arc<Live>, MountsError> {
-        let state: State = serde_json::from_value(record.state.clone())
-            .map_err(|error| MountsError::Record { id: record.id.clone(), error: error.to_string() })?;
-        let unfinished = || MountsError::Record { id: record.id.clone(), error: "its mounting was not finished".into() };
+        let state: State =
+            serde_json::from_value(record.state.clone()).map_err(|error| MountsError::Record {
+                id: record.id.clone(),
+                error: error.to_string(),
+            })?;
+        let unfinished = || MountsError::Record {
+            id: record.id.clone(),
+            error: "its mounting was not finished".into(),
+        };
         let negotiated: Negotiated = state.negotiated.ok_or_else(unfinished)?;
         let writes = |state: &State| match (state.read_only, state.point) {
             (false, state::ShownPoint::Now(timeline)) => Some(timeline),
@@ -477,30 +577,48 @@ impl Inner {
         result
     }
 
-    fn resume(self: &Arc<Inner>, record: &Record, state: State, negotiated: Negotiated) -> Result<Arc<Live>, MountsError> {
+    fn resume(
+        self: &Arc<Inner>,
+        record: &Record,
+        state: State,
+        negotiated: Negotiated,
+    ) -> Result<Arc<Live>, MountsError> {
         let (_, device, backing) = self.keeper.take(&record.id)?;
         let device = Arc::new(Device::from_descriptor(device));
-        let live = Live::serve(&self.engine, Connection {
-            id: record.id.clone(),
-            mount_point: PathBuf::from(&record.mount_point),
-            device_number: record.device.clone(),
-            state,
-            negotiated,
-            device: Arc::clone(&device),
-            backing,
-            taken_over: true,
-        })?;
+        let live = Live::serve(
+            &self.engine,
+            Connection {
+                id: record.id.clone(),
+                mount_point: PathBuf::from(&record.mount_point),
+                device_number: record.device.clone(),
+                state,
+                negotiated,
+                device: Arc::clone(&device),
+                backing,
+                taken_over: true,
+            },
+        )?;
         // Only now: threads are there for what comes.
-        device.resend().map_err(|error| MountsError::Serve { id: record.id.clone(), what: "have requests sent again", error })?;
+        device.resend().map_err(|error| MountsError::Serve {
+            id: record.id.clone(),
+            what: "have requests sent again",
+            error,
+        })?;
         self.adopt(Arc::clone(&live))?;
         Ok(live)
     }
 
     /// A mount nobody can serve: processes that wait on it get errors.
     fn give_up(&self, record: &Record) {
-        let _ = self.keeper.unmount(&record.id, true, true, Duration::from_secs(10));
+        let _ = self
+            .keeper
+            .unmount(&record.id, true, true, Duration::from_secs(10));
         let _ = self.keeper.forget(&record.id);
-        let made = record.state.get("made_directory").and_then(serde_json::Value::as_bool).unwrap_or(false);
+        let made = record
+            .state
+            .get("made_directory")
+            .and_then(serde_json::Value::as_bool)
+            .unwrap_or(false);
         if made {
             remove_directory(Path::new(&record.mount_point));
         }
@@ -526,7 +644,11 @@ impl Inner {
         self.keeper.replace(fresh);
         use std::os::fd::AsFd;
         for live in self.lives() {
-            let kept = live.record().and_then(|record| Ok(self.keeper.put(record, live.device.as_fd(), live.backing.as_fd())?));
+            let kept = live.record().and_then(|record| {
+                Ok(self
+                    .keeper
+                    .put(record, live.device.as_fd(), live.backing.as_fd())?)
+            });
             if let Err(error) = kept {
                 tracing::error!(mount = %live.id, %error, "the new keeper does not take a mount");
             }
@@ -538,7 +660,9 @@ impl Slot {
     fn writes(&self) -> Option<TimelineId> {
         match self {
             Slot::Reserved { writes } => *writes,
-            Slot::Served(live) if live.state.read_only || live.detached.load(Ordering::SeqCst) => None,
+            Slot::Served(live) if live.state.read_only || live.detached.load(Ordering::SeqCst) => {
+                None
+            }
             Slot::Served(live) => Some(live.adapter.volume().timeline()),
         }
     }
@@ -562,7 +686,11 @@ fn source(id: &str) -> String {
 }
 
 fn device_number(point: &Path, id: &str) -> Result<String, MountsError> {
-    let line = mount::mounted_at(point).map_err(|error| MountsError::Serve { id: id.to_owned(), what: "read mountinfo", error })?;
+    let line = mount::mounted_at(point).map_err(|error| MountsError::Serve {
+        id: id.to_owned(),
+        what: "read mountinfo",
+        error,
+    })?;
     line.filter(|line| line.kind == mount::TYPE)
         .map(|line| line.device)
         .ok_or_else(|| MountsError::NotMounted { id: id.to_owned() })

@@ -20,10 +20,19 @@ use crate::fuse::negotiate::Negotiated;
 /// A [`Change`] that owns its parts.
 #[derive(Debug)]
 enum Told {
-    Entry { parent: Ino, name: Vec<u8> },
-    Inode { ino: Ino },
-    Data { ino: Ino },
-    Rebased { from: Point },
+    Entry {
+        parent: Ino,
+        name: Vec<u8>,
+    },
+    Inode {
+        ino: Ino,
+    },
+    Data {
+        ino: Ino,
+    },
+    Rebased {
+        from: Point,
+    },
     /// The mount is going away.
     Stop,
     /// Everything before has been told.
@@ -54,14 +63,24 @@ impl Notifier {
         let (queue, told) = mpsc::channel();
         let adapter = Arc::clone(&target.adapter);
         let connection = target.connection;
-        let thread = std::thread::Builder::new().name("notify".into()).spawn(move || run(&target, &told))?;
+        let thread = std::thread::Builder::new()
+            .name("notify".into())
+            .spawn(move || run(&target, &told))?;
         let sender = parking_lot::Mutex::new(queue.clone());
         let observer = Arc::new(move |change: &Change<'_>| {
             // It fails only when the mount is going away.
             let _ = sender.lock().send(owned(change));
         });
-        let observation = adapter.volume().engine().observe(adapter.volume().timeline(), connection, observer);
-        Ok(Notifier { queue, observation: Some(observation), thread: Some(thread) })
+        let observation =
+            adapter
+                .volume()
+                .engine()
+                .observe(adapter.volume().timeline(), connection, observer);
+        Ok(Notifier {
+            queue,
+            observation: Some(observation),
+            thread: Some(thread),
+        })
     }
 
     /// Waits until every change that was observed before has been told to the kernel.
@@ -83,7 +102,10 @@ impl Notifier {
 
 fn owned(change: &Change<'_>) -> Told {
     match change {
-        Change::Entry { parent, name } => Told::Entry { parent: *parent, name: name.to_vec() },
+        Change::Entry { parent, name } => Told::Entry {
+            parent: *parent,
+            name: name.to_vec(),
+        },
         Change::Inode { ino } => Told::Inode { ino: *ino },
         Change::Data { ino } => Told::Data { ino: *ino },
         Change::Rebased { from, .. } => Told::Rebased { from: *from },
@@ -105,7 +127,10 @@ fn run(target: &Target, queue: &Receiver<Told>) {
             }
         };
         if let Err(error) = result {
-            if matches!(error.raw_os_error(), Some(libc::ENOTCONN | libc::ENODEV | libc::ECONNABORTED)) {
+            if matches!(
+                error.raw_os_error(),
+                Some(libc::ENOTCONN | libc::ENODEV | libc::ECONNABORTED)
+            ) {
                 return;
             }
             tracing::warn!(mount = %target.name, ?told, %error, "the kernel refuses a notification");
@@ -122,7 +147,9 @@ fn data(target: &Target, ino: Ino) -> io::Result<()> {
     }
     // Older kernels: by its name.
     let volume = target.adapter.volume();
-    let Ok(path) = volume.path_of(ino) else { return Ok(()) };
+    let Ok(path) = volume.path_of(ino) else {
+        return Ok(());
+    };
     let split = path.iter().rposition(|byte| *byte == b'/').unwrap_or(0);
     let (folder, name) = path.split_at(split);
     let name = name.strip_prefix(b"/").unwrap_or(name);
@@ -143,7 +170,12 @@ fn rebased(target: &Target, from: Point) -> io::Result<()> {
     }
     // What a predecessor told the kernel is not known here, but it was in the state before.
     if (target.taken_over || !epochs)
-        && let Ok(before) = target.adapter.volume().engine().volume(from, VolumeOptions { origin: target.connection })
+        && let Ok(before) = target.adapter.volume().engine().volume(
+            from,
+            VolumeOptions {
+                origin: target.connection,
+            },
+        )
     {
         walk(target, &before, &mut nodes, !epochs)?;
     }
@@ -151,7 +183,11 @@ fn rebased(target: &Target, from: Point) -> io::Result<()> {
     for node in &nodes {
         target.device.invalidate_inode(*node, 0)?;
     }
-    if target.negotiated.prunes() { target.device.prune(&nodes) } else { Ok(()) }
+    if target.negotiated.prunes() {
+        target.device.prune(&nodes)
+    } else {
+        Ok(())
+    }
 }
 
 /// Adds every inode of a state, and drops its names where the kernel has no epochs.

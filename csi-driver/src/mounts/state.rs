@@ -69,7 +69,10 @@ mod tests {
             point: ShownPoint::At(TimelineId([1; 16]), Epoch(5)),
             mode: Mode::Dataset,
             connection: u64::MAX,
-            negotiated: Some(Negotiated { minor: 45, flags: 3 }),
+            negotiated: Some(Negotiated {
+                minor: 45,
+                flags: 3,
+            }),
             read_only: true,
             label: "x".into(),
             made_directory: false,

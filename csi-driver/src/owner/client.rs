@@ -27,14 +27,30 @@ impl Client {
     pub fn connect(data: &Path) -> Outcome<Option<Client>> {
         let stream = match connect(data) {
             Ok(stream) => stream,
-            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => return Ok(None),
-            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
-                return Err(Failure::owner(format!("the store in {} belongs to another user", data.display()))
-                    .then("Run the command as that user, or as root."));
+            Err(e)
+                if matches!(
+                    e.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+                ) =>
+            {
+                return Ok(None);
             }
-            Err(e) => return Err(Failure::owner(format!("cannot reach the owner of the store in {}: {e}", data.display()))),
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
+                return Err(Failure::owner(format!(
+                    "the store in {} belongs to another user",
+                    data.display()
+                ))
+                .then("Run the command as that user, or as root."));
+            }
+            Err(e) => {
+                return Err(Failure::owner(format!(
+                    "cannot reach the owner of the store in {}: {e}",
+                    data.display()
+                )));
+            }
         };
-        let gone = |e: io::Error| Failure::owner(format!("the owner of the store does not answer: {e}"));
+        let gone =
+            |e: io::Error| Failure::owner(format!("the owner of the store does not answer: {e}"));
         stream.set_read_timeout(Some(HANDSHAKE)).map_err(gone)?;
         let mut both = &stream;
         write_json(&mut both, FrameKind::Hello, &Hello::own()).map_err(gone)?;
@@ -55,7 +71,9 @@ impl Client {
                 Ok(Some(Client { stream, owner }))
             }
             Some((FrameKind::Failed, payload)) => Err(json::<Failure>(&payload)?),
-            Some((kind, _)) => Err(Failure::owner(format!("the owner of the store answers {kind:?} to a hello"))),
+            Some((kind, _)) => Err(Failure::owner(format!(
+                "the owner of the store answers {kind:?} to a hello"
+            ))),
             // It listens no more: it is ending.
             None => Ok(None),
         }
@@ -69,14 +87,17 @@ impl Client {
     /// Runs a command in the owner. `input` is what follows the command, read to its end.
     pub fn run(self, command: &Command, input: &mut dyn Read, output: &mut dyn Output) -> Outcome {
         let gone = |e: io::Error| {
-            Failure::owner(format!("the owner of the store went away in the middle of {}: {e}", command.word()))
-                .then("Look with `anabranch log` or `ls` whether it was done, then do it again.")
+            Failure::owner(format!(
+                "the owner of the store went away in the middle of {}: {e}",
+                command.word()
+            ))
+            .then("Look with `anabranch log` or `ls` whether it was done, then do it again.")
         };
         let mut writer = &self.stream;
         write_json(&mut writer, FrameKind::Command, command).map_err(gone)?;
         let mut unreadable = None;
         if command.has_input() {
-            match send(input, &mut writer) {
+            match send(input, writer) {
                 Ok(()) => {}
                 // Our own input cannot be read to its end: the owner sees the connection end and keeps nothing.
                 Err(Sending::Source(error)) => unreadable = Some(error),
@@ -101,7 +122,9 @@ impl Client {
                 FrameKind::Done => return Ok(()),
                 FrameKind::Failed => return Err(json::<Failure>(&payload)?),
                 FrameKind::Hello | FrameKind::Command | FrameKind::EndOfData => {
-                    return Err(Failure::owner(format!("the owner of the store says {kind:?}, which is not its turn")));
+                    return Err(Failure::owner(format!(
+                        "the owner of the store says {kind:?}, which is not its turn"
+                    )));
                 }
             };
             output.event(event)?;

@@ -62,14 +62,20 @@ impl Host for Alone {
     }
 
     fn stop(&self) -> Outcome {
-        Err(Failure::owner("nobody owns this store, so there is nothing to stop"))
+        Err(Failure::owner(
+            "nobody owns this store, so there is nothing to stop",
+        ))
     }
 }
 
 impl Context {
     /// A store that this process opened for one command.
     pub fn alone(engine: Engine, data: PathBuf) -> Self {
-        Self { engine, data, host: Arc::new(Alone) }
+        Self {
+            engine,
+            data,
+            host: Arc::new(Alone),
+        }
     }
 
     /// Brings everything that returned on mounts into the engine, for a point that shows the present.

@@ -25,7 +25,11 @@ pub type Outcome<T = ()> = Result<T, Failure>;
 impl Failure {
     /// A failure with this reason; `message` is one sentence.
     pub fn new(reason: &str, message: impl Into<String>) -> Self {
-        Self { reason: reason.to_owned(), message: message.into(), next: None }
+        Self {
+            reason: reason.to_owned(),
+            message: message.into(),
+            next: None,
+        }
     }
 
     /// The request does not make sense as it was written.
@@ -73,22 +77,38 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let next = match error.kind() {
             ErrorKind::Locked => Some("Stop that process, or wait until it has ended."),
-            ErrorKind::NoSpace => Some("Free space under the data directory and try again; nothing that was committed is lost."),
-            ErrorKind::QuotaExceeded => Some("Raise the quota in its manifest, or remove something from this timeline."),
+            ErrorKind::NoSpace => Some(
+                "Free space under the data directory and try again; nothing that was committed is lost.",
+            ),
+            ErrorKind::QuotaExceeded => {
+                Some("Raise the quota in its manifest, or remove something from this timeline.")
+            }
             ErrorKind::ReadOnly => Some("Write to a fork instead: `anabranch fork SOURCE NAME`."),
             ErrorKind::Protected => Some("Take the protection away in its manifest first."),
-            ErrorKind::UnsupportedFormat => Some("Use the version of anabranch that wrote this store, or a newer one."),
+            ErrorKind::UnsupportedFormat => {
+                Some("Use the version of anabranch that wrote this store, or a newer one.")
+            }
             ErrorKind::Corrupt => Some("Run `anabranch check` to see everything that is affected."),
-            ErrorKind::Poisoned => Some("Stop the owner and start it again: the store recovers what was durable."),
+            ErrorKind::Poisoned => {
+                Some("Stop the owner and start it again: the store recovers what was durable.")
+            }
             _ => None,
         };
-        Self { reason: format!("{:?}", error.kind()), message: error.to_string(), next: next.map(str::to_owned) }
+        Self {
+            reason: format!("{:?}", error.kind()),
+            message: error.to_string(),
+            next: next.map(str::to_owned),
+        }
     }
 }
 
 /// A file operation outside the store failed.
 pub(crate) fn host(what: impl std::fmt::Display, error: &std::io::Error) -> Failure {
-    let reason = if error.kind() == std::io::ErrorKind::StorageFull { "NoSpace" } else { "Io" };
+    let reason = if error.kind() == std::io::ErrorKind::StorageFull {
+        "NoSpace"
+    } else {
+        "Io"
+    };
     Failure::new(reason, format!("cannot {what}: {error}"))
 }
 
@@ -98,8 +118,10 @@ mod tests {
 
     #[test]
     fn a_failure_survives_the_socket_word_for_word() {
-        let failure = Failure::from(Error::new(ErrorKind::NoSpace, "the disk is full")).during("put base:/x");
-        let back: Failure = serde_json::from_str(&serde_json::to_string(&failure).unwrap()).unwrap();
+        let failure =
+            Failure::from(Error::new(ErrorKind::NoSpace, "the disk is full")).during("put base:/x");
+        let back: Failure =
+            serde_json::from_str(&serde_json::to_string(&failure).unwrap()).unwrap();
         assert_eq!(back, failure);
         assert_eq!(back.to_string(), "put base:/x: the disk is full");
         assert!(back.next.unwrap().starts_with("Free space"));

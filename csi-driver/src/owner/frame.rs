@@ -49,7 +49,11 @@ pub enum FrameKind {
 impl FrameKind {
     fn from_byte(byte: u8) -> Option<Self> {
         use FrameKind::*;
-        [Hello, Command, Data, EndOfData, Begin, Row, End, Progress, Done, Failed].into_iter().find(|k| *k as u8 == byte)
+        [
+            Hello, Command, Data, EndOfData, Begin, Row, End, Progress, Done, Failed,
+        ]
+        .into_iter()
+        .find(|k| *k as u8 == byte)
     }
 }
 
@@ -67,7 +71,11 @@ pub struct Hello {
 impl Hello {
     /// This process.
     pub fn own() -> Self {
-        Self { protocol: PROTOCOL, version: env!("CARGO_PKG_VERSION").to_owned(), pid: std::process::id() }
+        Self {
+            protocol: PROTOCOL,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+        }
     }
 }
 
@@ -75,7 +83,10 @@ impl Hello {
 pub fn write_frame(to: &mut impl Write, kind: FrameKind, payload: &[u8]) -> io::Result<()> {
     let length = payload.len() + 1;
     if length > MAX_FRAME {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("a frame of {length} bytes is too long")));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("a frame of {length} bytes is too long"),
+        ));
     }
     let mut bytes = Vec::with_capacity(4 + length);
     bytes.extend_from_slice(&u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes());
@@ -85,8 +96,16 @@ pub fn write_frame(to: &mut impl Write, kind: FrameKind, payload: &[u8]) -> io::
 }
 
 /// Writes a frame with a JSON payload.
-pub fn write_json(to: &mut impl Write, kind: FrameKind, payload: &impl Serialize) -> io::Result<()> {
-    write_frame(to, kind, &serde_json::to_vec(payload).map_err(io::Error::other)?)
+pub fn write_json(
+    to: &mut impl Write,
+    kind: FrameKind,
+    payload: &impl Serialize,
+) -> io::Result<()> {
+    write_frame(
+        to,
+        kind,
+        &serde_json::to_vec(payload).map_err(io::Error::other)?,
+    )
 }
 
 /// Reads a frame. `None` when the other side ended between two frames.
@@ -104,12 +123,19 @@ pub fn read_frame(from: &mut impl Read) -> io::Result<Option<(FrameKind, Vec<u8>
     }
     let length = u32::from_be_bytes(header) as usize;
     if length == 0 || length > MAX_FRAME {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("a frame cannot have {length} bytes")));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("a frame cannot have {length} bytes"),
+        ));
     }
     let mut kind = [0];
     from.read_exact(&mut kind)?;
-    let kind = FrameKind::from_byte(kind[0])
-        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("{} is no kind of frame", kind[0])))?;
+    let kind = FrameKind::from_byte(kind[0]).ok_or_else(|| {
+        io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("{} is no kind of frame", kind[0]),
+        )
+    })?;
     let mut payload = vec![0; length - 1];
     from.read_exact(&mut payload)?;
     Ok(Some((kind, payload)))
@@ -117,7 +143,11 @@ pub fn read_frame(from: &mut impl Read) -> io::Result<Option<(FrameKind, Vec<u8>
 
 /// Reads a JSON payload.
 pub fn json<T: DeserializeOwned>(payload: &[u8]) -> Outcome<T> {
-    serde_json::from_slice(payload).map_err(|e| Failure::owner(format!("the other side of the socket said something else than expected: {e}")))
+    serde_json::from_slice(payload).map_err(|e| {
+        Failure::owner(format!(
+            "the other side of the socket said something else than expected: {e}"
+        ))
+    })
 }
 
 #[cfg(test)]
@@ -130,13 +160,22 @@ mod tests {
         write_frame(&mut bytes, FrameKind::Data, b"abc").unwrap();
         assert_eq!(bytes, [0, 0, 0, 4, 3, b'a', b'b', b'c']);
         let mut from = bytes.as_slice();
-        assert_eq!(read_frame(&mut from).unwrap(), Some((FrameKind::Data, b"abc".to_vec())));
+        assert_eq!(
+            read_frame(&mut from).unwrap(),
+            Some((FrameKind::Data, b"abc".to_vec()))
+        );
         assert_eq!(read_frame(&mut from).unwrap(), None);
     }
 
     #[test]
     fn torn_long_and_unknown_frames_are_errors_and_cost_no_memory() {
-        for bytes in [&[0, 0][..], &[0, 0, 0, 0], &[0xff, 0xff, 0xff, 0xff, 3], &[0, 0, 0, 1, 99], &[0, 0, 0, 4, 3, 1]] {
+        for bytes in [
+            &[0, 0][..],
+            &[0, 0, 0, 0],
+            &[0xff, 0xff, 0xff, 0xff, 3],
+            &[0, 0, 0, 1, 99],
+            &[0, 0, 0, 4, 3, 1],
+        ] {
             assert!(read_frame(&mut &bytes[..]).is_err(), "{bytes:?}");
         }
         assert!(write_frame(&mut Vec::new(), FrameKind::Data, &vec![0; MAX_FRAME]).is_err());

@@ -13,19 +13,28 @@ pub fn parse_instant(text: &str, now: Epoch) -> Outcome<Epoch> {
         return Ok(Epoch(now.0.saturating_sub(nanos)));
     }
     if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
-        return text.parse().map(Epoch).map_err(|_| Failure::usage(format!("{text} is too large for an epoch")));
+        return text
+            .parse()
+            .map(Epoch)
+            .map_err(|_| Failure::usage(format!("{text} is too large for an epoch")));
     }
     let time: Timestamp = text.parse().map_err(|_| {
         Failure::usage(format!(
             "{text:?} is not an instant: write an RFC 3339 time (2026-01-31T12:00:00Z), an epoch in Unix nanoseconds, or -10m"
         ))
     })?;
-    u64::try_from(time.as_nanosecond()).map(Epoch).map_err(|_| Failure::usage(format!("{text} is before 1970")))
+    u64::try_from(time.as_nanosecond())
+        .map(Epoch)
+        .map_err(|_| Failure::usage(format!("{text} is before 1970")))
 }
 
 /// Reads a duration: whole numbers with the units d, h, m, s, ms, as in `1h30m`.
 pub fn parse_duration(text: &str) -> Outcome<std::time::Duration> {
-    let wrong = || Failure::usage(format!("{text:?} is not a duration: write for example 30s, 10m, 1h30m or 7d"));
+    let wrong = || {
+        Failure::usage(format!(
+            "{text:?} is not a duration: write for example 30s, 10m, 1h30m or 7d"
+        ))
+    };
     let mut rest = text;
     let mut total: u64 = 0;
     while !rest.is_empty() {
@@ -41,10 +50,17 @@ pub fn parse_duration(text: &str) -> Outcome<std::time::Duration> {
             "ms" => 1,
             _ => return Err(wrong()),
         };
-        total = number.checked_mul(millis).and_then(|n| total.checked_add(n)).ok_or_else(wrong)?;
+        total = number
+            .checked_mul(millis)
+            .and_then(|n| total.checked_add(n))
+            .ok_or_else(wrong)?;
         rest = &rest[unit..];
     }
-    if total == 0 { Err(wrong()) } else { Ok(std::time::Duration::from_millis(total)) }
+    if total == 0 {
+        Err(wrong())
+    } else {
+        Ok(std::time::Duration::from_millis(total))
+    }
 }
 
 /// An epoch as an RFC 3339 time in UTC with all its nanoseconds, for programs.
@@ -59,13 +75,20 @@ pub fn readable(epoch: Epoch) -> String {
 
 /// A duration as people say it: `3m20s`, `5h`, `12d`.
 pub fn age(since: Epoch, now: Epoch) -> String {
-    brief(std::time::Duration::from_nanos(now.0.saturating_sub(since.0)))
+    brief(std::time::Duration::from_nanos(
+        now.0.saturating_sub(since.0),
+    ))
 }
 
 /// A duration in its two largest units.
 pub fn brief(duration: std::time::Duration) -> String {
     let seconds = duration.as_secs();
-    let (d, h, m, s) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
+    let (d, h, m, s) = (
+        seconds / 86_400,
+        seconds / 3600 % 24,
+        seconds / 60 % 60,
+        seconds % 60,
+    );
     match (d, h, m, s) {
         (0, 0, 0, s) => format!("{s}s"),
         (0, 0, m, 0) => format!("{m}m"),
@@ -86,7 +109,9 @@ pub fn now() -> Epoch {
 }
 
 fn timestamp(epoch: Epoch) -> Option<Timestamp> {
-    Timestamp::UNIX_EPOCH.checked_add(SignedDuration::from_nanos(i64::try_from(epoch.0).ok()?)).ok()
+    Timestamp::UNIX_EPOCH
+        .checked_add(SignedDuration::from_nanos(i64::try_from(epoch.0).ok()?))
+        .ok()
 }
 
 #[cfg(test)]
@@ -97,12 +122,32 @@ mod tests {
 
     #[test]
     fn an_instant_is_an_epoch_a_time_or_an_age() {
-        assert_eq!(parse_instant("1800000000000000001", NOW).unwrap(), Epoch(1_800_000_000_000_000_001));
+        assert_eq!(
+            parse_instant("1800000000000000001", NOW).unwrap(),
+            Epoch(1_800_000_000_000_000_001)
+        );
         assert_eq!(parse_instant(&rfc3339(NOW), NOW).unwrap(), NOW);
-        assert_eq!(parse_instant("1970-01-01T00:00:01+00:00", NOW).unwrap(), Epoch(1_000_000_000));
-        assert_eq!(parse_instant("-1m", NOW).unwrap(), Epoch(NOW.0 - 60_000_000_000));
-        for wrong in ["", "yesterday", "1969-01-01T00:00:00Z", "-", "-5", "99999999999999999999999"] {
-            assert_eq!(parse_instant(wrong, NOW).unwrap_err().reason, "Usage", "{wrong}");
+        assert_eq!(
+            parse_instant("1970-01-01T00:00:01+00:00", NOW).unwrap(),
+            Epoch(1_000_000_000)
+        );
+        assert_eq!(
+            parse_instant("-1m", NOW).unwrap(),
+            Epoch(NOW.0 - 60_000_000_000)
+        );
+        for wrong in [
+            "",
+            "yesterday",
+            "1969-01-01T00:00:00Z",
+            "-",
+            "-5",
+            "99999999999999999999999",
+        ] {
+            assert_eq!(
+                parse_instant(wrong, NOW).unwrap_err().reason,
+                "Usage",
+                "{wrong}"
+            );
         }
     }
 

@@ -32,7 +32,9 @@ impl Kind {
         match word {
             "bucket" | "buckets" | "bkt" => Some(Kind::Bucket),
             "fork" | "forks" | "bucketfork" | "bucketforks" | "bf" => Some(Kind::Fork),
-            "snapshot" | "snapshots" | "bucketsnapshot" | "bucketsnapshots" | "bs" => Some(Kind::Snapshot),
+            "snapshot" | "snapshots" | "bucketsnapshot" | "bucketsnapshots" | "bs" => {
+                Some(Kind::Snapshot)
+            }
             _ => None,
         }
     }
@@ -80,7 +82,10 @@ impl Name {
         let cut = text.windows(2).position(|w| w == b":/");
         let (head, path) = match cut {
             Some(at) => (&text[..at], Some(text[at + 1..].to_vec())),
-            None => (text.strip_suffix(b":").unwrap_or(text), text.ends_with(b":").then(|| b"/".to_vec())),
+            None => (
+                text.strip_suffix(b":").unwrap_or(text),
+                text.ends_with(b":").then(|| b"/".to_vec()),
+            ),
         };
         let head = std::str::from_utf8(head).map_err(|_| Failure::usage("a name is not UTF-8"))?;
         let (head, at) = match head.split_once('@') {
@@ -97,15 +102,32 @@ impl Name {
             [name] => (None, namespace, *name),
             [kind, name] => (Some(kind_of(kind)?), namespace, *name),
             [kind, namespace, name] => (Some(kind_of(kind)?), *namespace, *name),
-            _ => return Err(Failure::usage(format!("{head:?} has too many parts for a name")).then(EXAMPLES)),
+            _ => {
+                return Err(
+                    Failure::usage(format!("{head:?} has too many parts for a name"))
+                        .then(EXAMPLES),
+                );
+            }
         };
         if name.is_empty() || namespace.is_empty() {
-            return Err(Failure::usage(format!("{:?} names nothing", String::from_utf8_lossy(text))).then(EXAMPLES));
+            return Err(Failure::usage(format!(
+                "{:?} names nothing",
+                String::from_utf8_lossy(text)
+            ))
+            .then(EXAMPLES));
         }
         if kind == Some(Kind::Snapshot) && at.is_some() {
-            return Err(Failure::usage(format!("a snapshot is one instant already: leave the @ away from {head}")));
+            return Err(Failure::usage(format!(
+                "a snapshot is one instant already: leave the @ away from {head}"
+            )));
         }
-        Ok(Name { kind, namespace: namespace.to_owned(), name: name.to_owned(), at, path })
+        Ok(Name {
+            kind,
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            at,
+            path,
+        })
     }
 
     /// The path in it, or the root.
@@ -117,7 +139,8 @@ impl Name {
     pub fn resolve(&self, engine: &Engine) -> Outcome<Found> {
         let mut found: Vec<Found> = Vec::new();
         for kind in Kind::ALL {
-            if self.kind.is_some_and(|k| k != kind) || (kind == Kind::Snapshot && self.at.is_some()) {
+            if self.kind.is_some_and(|k| k != kind) || (kind == Kind::Snapshot && self.at.is_some())
+            {
                 continue;
             }
             let name = kind.engine_name(&self.namespace, &self.name);
@@ -127,10 +150,20 @@ impl Name {
                 let there = present(engine.timeline_named(&name))?;
                 // Nobody sees a part of an import.
                 if let Some(info) = &there
-                    && info.settings.labels.get(crds::names::LABEL_IMPORT).is_some_and(|import| import == "pending")
+                    && info
+                        .settings
+                        .labels
+                        .get(crds::names::LABEL_IMPORT)
+                        .is_some_and(|import| import == "pending")
                 {
-                    return Err(Failure::new("Unavailable", format!("{kind}/{} is being imported", self.name))
-                        .then(format!("`anabranch get buckets {}` shows how far it is.", self.name)));
+                    return Err(Failure::new(
+                        "Unavailable",
+                        format!("{kind}/{} is being imported", self.name),
+                    )
+                    .then(format!(
+                        "`anabranch get buckets {}` shows how far it is.",
+                        self.name
+                    )));
                 }
                 found.extend(there.map(|info| Found::Timeline(info, self.at)));
             }
@@ -139,9 +172,15 @@ impl Name {
             0 => Err(self.unknown(engine)),
             1 => Ok(found.remove(0)),
             _ => {
-                let choices: Vec<String> = found.iter().map(|f| display_name(f.name(), &self.namespace)).collect();
-                Err(Failure::new("Ambiguous", format!("{} could be {}", self.name, choices.join(" or ")))
-                    .then("Write one of them out."))
+                let choices: Vec<String> = found
+                    .iter()
+                    .map(|f| display_name(f.name(), &self.namespace))
+                    .collect();
+                Err(Failure::new(
+                    "Ambiguous",
+                    format!("{} could be {}", self.name, choices.join(" or ")),
+                )
+                .then("Write one of them out."))
             }
         }
     }
@@ -150,8 +189,12 @@ impl Name {
     pub fn resolve_timeline(&self, engine: &Engine, what: &str) -> Outcome<TimelineInfo> {
         match self.resolve(engine)? {
             Found::Timeline(info, None) => Ok(info),
-            Found::Timeline(..) => Err(Failure::usage(format!("{what} works on the present of a timeline: leave the @ away"))),
-            Found::Snapshot(_) => Err(Failure::usage(format!("{what} works on a bucket or a fork, and {self} is a snapshot"))),
+            Found::Timeline(..) => Err(Failure::usage(format!(
+                "{what} works on the present of a timeline: leave the @ away"
+            ))),
+            Found::Snapshot(_) => Err(Failure::usage(format!(
+                "{what} works on a bucket or a fork, and {self} is a snapshot"
+            ))),
         }
     }
 
@@ -179,21 +222,33 @@ impl Name {
         // Those that look like it first: a set is asked for by its own name, a typing error shares a start.
         names.sort_by_key(|n| {
             let own = n.split_once('/').map_or(n.as_str(), |(_, own)| own);
-            let same = own.bytes().zip(self.name.bytes()).take_while(|(a, b)| a == b).count();
+            let same = own
+                .bytes()
+                .zip(self.name.bytes())
+                .take_while(|(a, b)| a == b)
+                .count();
             (std::cmp::Reverse(same), n.clone())
         });
         let failure = Failure::not_found(format!("{self} does not exist"));
         if names.is_empty() {
-            return failure.then(format!("There is nothing of that kind in the namespace {} yet.", self.namespace));
+            return failure.then(format!(
+                "There is nothing of that kind in the namespace {} yet.",
+                self.namespace
+            ));
         }
         let more = names.len().saturating_sub(MOST_CHOICES);
         names.truncate(MOST_CHOICES);
-        let tail = if more > 0 { format!(" and {more} more") } else { String::new() };
+        let tail = if more > 0 {
+            format!(" and {more} more")
+        } else {
+            String::new()
+        };
         failure.then(format!("There are {}{tail}.", names.join(", ")))
     }
 }
 
-const EXAMPLES: &str = "Write for example base, fork/agent-0, snapshot/base-v1, base@-10m or base:/some/file.";
+const EXAMPLES: &str =
+    "Write for example base, fork/agent-0, snapshot/base-v1, base@-10m or base:/some/file.";
 
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -277,28 +332,57 @@ mod tests {
     #[test]
     fn every_part_of_a_name_is_read() {
         let name = parse("fork/agent-0@2026-11-26T18:55:26Z:/dir/a:/b").unwrap();
-        assert_eq!((name.kind, name.name.as_str(), name.namespace.as_str()), (Some(Kind::Fork), "agent-0", "default"));
+        assert_eq!(
+            (name.kind, name.name.as_str(), name.namespace.as_str()),
+            (Some(Kind::Fork), "agent-0", "default")
+        );
         assert_eq!(name.path.as_deref(), Some(b"/dir/a:/b".as_slice()));
-        assert_eq!(super::super::instant::rfc3339(name.at.unwrap()), "2026-11-26T18:55:26.000000000Z");
+        assert_eq!(
+            super::super::instant::rfc3339(name.at.unwrap()),
+            "2026-11-26T18:55:26.000000000Z"
+        );
         let plain = parse("base").unwrap();
-        assert_eq!((plain.kind, plain.at, plain.path.clone()), (None, None, None));
+        assert_eq!(
+            (plain.kind, plain.at, plain.path.clone()),
+            (None, None, None)
+        );
         assert_eq!(plain.path_or_root(), b"/");
-        assert_eq!(parse("base:").unwrap().path.as_deref(), Some(b"/".as_slice()));
+        assert_eq!(
+            parse("base:").unwrap().path.as_deref(),
+            Some(b"/".as_slice())
+        );
         assert_eq!(parse("bucket/team/base").unwrap().namespace, "team");
     }
 
     #[test]
     fn what_is_no_name_is_refused() {
-        for wrong in ["", ":/x", "pod/x", "fork/", "a/b/c/d", "base@soon", "snapshot/v1@-1m"] {
+        for wrong in [
+            "",
+            ":/x",
+            "pod/x",
+            "fork/",
+            "a/b/c/d",
+            "base@soon",
+            "snapshot/v1@-1m",
+        ] {
             assert_eq!(parse(wrong).unwrap_err().reason, "Usage", "{wrong}");
         }
     }
 
     #[test]
     fn engine_names_split_and_shorten() {
-        assert_eq!(split_engine_name("fork/default/agent-0"), Some((Kind::Fork, "default", "agent-0")));
+        assert_eq!(
+            split_engine_name("fork/default/agent-0"),
+            Some((Kind::Fork, "default", "agent-0"))
+        );
         assert_eq!(split_engine_name("importing/default/x"), None);
-        assert_eq!(display_name("bucket/default/base", "default"), "bucket/base");
-        assert_eq!(display_name("bucket/team/base", "default"), "bucket/team/base");
+        assert_eq!(
+            display_name("bucket/default/base", "default"),
+            "bucket/base"
+        );
+        assert_eq!(
+            display_name("bucket/team/base", "default"),
+            "bucket/team/base"
+        );
     }
 }

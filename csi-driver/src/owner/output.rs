@@ -68,7 +68,8 @@ impl dyn Output + '_ {
 
 /// Reads a row or a set of fields back into its type.
 pub fn typed<T: DeserializeOwned>(value: Value) -> Outcome<T> {
-    serde_json::from_value(value).map_err(|e| Failure::owner(format!("the answer is not in the expected form: {e}")))
+    serde_json::from_value(value)
+        .map_err(|e| Failure::owner(format!("the answer is not in the expected form: {e}")))
 }
 
 fn object(fields: &impl Serialize) -> Outcome<Map<String, Value>> {
@@ -79,7 +80,10 @@ fn object(fields: &impl Serialize) -> Outcome<Map<String, Value>> {
 }
 
 fn unspeakable(error: &serde_json::Error) -> Failure {
-    Failure::new("Internal", format!("an answer cannot be written as JSON: {error}"))
+    Failure::new(
+        "Internal",
+        format!("an answer cannot be written as JSON: {error}"),
+    )
 }
 
 /// Keeps every event, for tests and for callers that want the whole answer.

@@ -53,8 +53,13 @@ pub struct PathText {
 
 impl From<&[u8]> for PathText {
     fn from(path: &[u8]) -> Self {
-        let path_hex = std::str::from_utf8(path).is_err().then(|| hex::encode(path));
-        Self { path: String::from_utf8_lossy(path).into_owned(), path_hex }
+        let path_hex = std::str::from_utf8(path)
+            .is_err()
+            .then(|| hex::encode(path));
+        Self {
+            path: String::from_utf8_lossy(path).into_owned(),
+            path_hex,
+        }
     }
 }
 
@@ -424,7 +429,12 @@ impl Reference {
             Some((kind, namespace, name)) => (Some(kind), namespace, name),
             None => (None, "", name),
         };
-        Self { kind, namespace: namespace.to_owned(), name: name.to_owned(), id: id.to_string() }
+        Self {
+            kind,
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            id: id.to_string(),
+        }
     }
 
     /// Of a timeline.
@@ -458,16 +468,29 @@ impl State {
 
     /// Of this at that instant, or now.
     pub fn at(of: Reference, epoch: Option<Epoch>) -> Self {
-        Self { of, epoch, time: epoch.map(rfc3339) }
+        Self {
+            of,
+            epoch,
+            time: epoch.map(rfc3339),
+        }
     }
 
     /// Of a point; a timeline or snapshot that is gone is named by its id.
     pub fn point(engine: &Engine, point: Point) -> Self {
         let timeline = |id| match engine.timeline(id) {
             Ok(info) => Reference::timeline(&info),
-            Err(_) => match engine.deleted_timelines().into_iter().find(|info| info.id == id) {
+            Err(_) => match engine
+                .deleted_timelines()
+                .into_iter()
+                .find(|info| info.id == id)
+            {
                 Some(info) => Reference::timeline(&info),
-                None => Reference { kind: None, namespace: String::new(), name: id.to_string(), id: id.to_string() },
+                None => Reference {
+                    kind: None,
+                    namespace: String::new(),
+                    name: id.to_string(),
+                    id: id.to_string(),
+                },
             },
         };
         match point {
@@ -477,7 +500,15 @@ impl State {
                 Ok(info) => Self::at(Reference::snapshot(&info), Some(info.epoch)),
                 Err(_) => {
                     let name = format!("deleted snapshot {id}");
-                    Self::at(Reference { kind: None, namespace: String::new(), name, id: id.to_string() }, None)
+                    Self::at(
+                        Reference {
+                            kind: None,
+                            namespace: String::new(),
+                            name,
+                            id: id.to_string(),
+                        },
+                        None,
+                    )
                 }
             },
         }

@@ -49,7 +49,8 @@ impl Server {
     /// already is a dead predecessor's.
     pub fn start(data: &Path, context: Context) -> Outcome<Server> {
         let path = data.join(SOCKET);
-        let listener = listen(data).map_err(|e| host(format_args!("listen on {}", path.display()), &e))?;
+        let listener =
+            listen(data).map_err(|e| host(format_args!("listen on {}", path.display()), &e))?;
         let stopping = Arc::new(AtomicBool::new(false));
         let askers = Arc::new(Askers::default());
         let (flag, counted) = (Arc::clone(&stopping), Arc::clone(&askers));
@@ -57,7 +58,12 @@ impl Server {
             .name("owner-socket".to_owned())
             .spawn(move || accept(&listener, &context, &flag, &counted))
             .map_err(|e| host("start a thread", &e))?;
-        Ok(Server { path, stopping, askers, accepting })
+        Ok(Server {
+            path,
+            stopping,
+            askers,
+            accepting,
+        })
     }
 
     /// Takes no more commands, gives running ones `grace` to end, then cuts them off.
@@ -69,14 +75,16 @@ impl Server {
             let _ = super::client::connect(data);
         }
         let deadline = std::time::Instant::now() + grace;
-        while self.askers.running.load(Ordering::SeqCst) > 0 && std::time::Instant::now() < deadline {
+        while self.askers.running.load(Ordering::SeqCst) > 0 && std::time::Instant::now() < deadline
+        {
             std::thread::sleep(Duration::from_millis(10));
         }
         for (_, stream) in self.askers.streams.lock().iter() {
             let _ = stream.shutdown(std::net::Shutdown::Both);
         }
         let deadline = std::time::Instant::now() + Duration::from_secs(2);
-        while self.askers.running.load(Ordering::SeqCst) > 0 && std::time::Instant::now() < deadline {
+        while self.askers.running.load(Ordering::SeqCst) > 0 && std::time::Instant::now() < deadline
+        {
             std::thread::sleep(Duration::from_millis(10));
         }
         if self.accepting.is_finished() {
@@ -102,8 +110,14 @@ fn listen(data: &Path) -> io::Result<UnixListener> {
 
 fn accept(listener: &UnixListener, context: &Context, stopping: &AtomicBool, askers: &Arc<Askers>) {
     while !stopping.load(Ordering::SeqCst) {
-        let mut poll = [rustix::event::PollFd::new(listener, rustix::event::PollFlags::IN)];
-        let wait = rustix::event::Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
+        let mut poll = [rustix::event::PollFd::new(
+            listener,
+            rustix::event::PollFlags::IN,
+        )];
+        let wait = rustix::event::Timespec {
+            tv_sec: 0,
+            tv_nsec: 200_000_000,
+        };
         let _ = rustix::event::poll(&mut poll, Some(&wait));
         let stream = match listener.accept() {
             Ok((stream, _)) => stream,
@@ -118,20 +132,28 @@ fn accept(listener: &UnixListener, context: &Context, stopping: &AtomicBool, ask
             continue;
         }
         if askers.running.load(Ordering::SeqCst) >= MOST_ASKERS {
-            refuse(&stream, &Failure::owner(format!("the owner runs {MOST_ASKERS} commands already")).then("Try again in a moment."));
+            refuse(
+                &stream,
+                &Failure::owner(format!("the owner runs {MOST_ASKERS} commands already"))
+                    .then("Try again in a moment."),
+            );
             continue;
         }
-        let Ok(kept) = stream.try_clone() else { continue };
+        let Ok(kept) = stream.try_clone() else {
+            continue;
+        };
         let id = askers.next.fetch_add(1, Ordering::SeqCst);
         askers.running.fetch_add(1, Ordering::SeqCst);
         askers.streams.lock().push((id, kept));
         let (context, counted) = (context.clone(), Arc::clone(askers));
-        let spawned = std::thread::Builder::new().name("owner-command".to_owned()).spawn(move || {
-            if let Err(error) = serve(&stream, &context) {
-                tracing::debug!(%error, "an asker went away");
-            }
-            counted.leave(id);
-        });
+        let spawned = std::thread::Builder::new()
+            .name("owner-command".to_owned())
+            .spawn(move || {
+                if let Err(error) = serve(&stream, &context) {
+                    tracing::debug!(%error, "an asker went away");
+                }
+                counted.leave(id);
+            });
         if spawned.is_err() {
             askers.leave(id);
         }
@@ -147,7 +169,9 @@ impl Askers {
 
 /// The socket's mode keeps others out; this holds too where the mode of sockets is not looked at.
 fn permitted(stream: &UnixStream) -> bool {
-    let Ok(peer) = rustix::net::sockopt::socket_peercred(stream.as_fd()) else { return false };
+    let Ok(peer) = rustix::net::sockopt::socket_peercred(stream.as_fd()) else {
+        return false;
+    };
     peer.uid == rustix::process::geteuid() || peer.uid.is_root()
 }
 
@@ -161,7 +185,10 @@ fn serve(stream: &UnixStream, context: &Context) -> io::Result<()> {
     let mut writer = stream;
     let mut reader = BufReader::with_capacity(64 << 10, stream);
     let Some((FrameKind::Hello, payload)) = read_frame(&mut reader)? else {
-        refuse(stream, &Failure::owner("a connection has to start with a hello"));
+        refuse(
+            stream,
+            &Failure::owner("a connection has to start with a hello"),
+        );
         return Ok(());
     };
     let hello: Hello = match json(&payload) {
@@ -176,7 +203,11 @@ fn serve(stream: &UnixStream, context: &Context) -> io::Result<()> {
             hello.version,
             hello.protocol
         ));
-        return write_json(&mut writer, FrameKind::Failed, &failure.then("Use the same version on both sides."));
+        return write_json(
+            &mut writer,
+            FrameKind::Failed,
+            &failure.then("Use the same version on both sides."),
+        );
     }
     write_json(&mut writer, FrameKind::Hello, &Hello::own())?;
     let Some((FrameKind::Command, payload)) = read_frame(&mut reader)? else {
@@ -185,10 +216,21 @@ fn serve(stream: &UnixStream, context: &Context) -> io::Result<()> {
     };
     let command: Command = match json(&payload) {
         Ok(command) => command,
-        Err(failure) => return write_json(&mut writer, FrameKind::Failed, &failure.then("Use the same version on both sides.")),
+        Err(failure) => {
+            return write_json(
+                &mut writer,
+                FrameKind::Failed,
+                &failure.then("Use the same version on both sides."),
+            );
+        }
     };
     stream.set_read_timeout(None)?;
-    let mut input = FrameInput { reader, rest: Vec::new(), at: 0, ended: !command.has_input() };
+    let mut input = FrameInput {
+        reader,
+        rest: Vec::new(),
+        at: 0,
+        ended: !command.has_input(),
+    };
     let mut output = FrameOutput { stream };
     match run(&command, context, &mut input, &mut output) {
         Ok(()) => write_json(&mut writer, FrameKind::Done, &serde_json::json!({})),
@@ -221,8 +263,18 @@ impl<R: Read> Read for FrameInput<R> {
             match read_frame(&mut self.reader)? {
                 Some((FrameKind::Data, payload)) => (self.rest, self.at) = (payload, 0),
                 Some((FrameKind::EndOfData, _)) => self.ended = true,
-                Some((kind, _)) => return Err(io::Error::new(io::ErrorKind::InvalidData, format!("{kind:?} instead of data"))),
-                None => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the asker went away")),
+                Some((kind, _)) => {
+                    return Err(io::Error::new(
+                        io::ErrorKind::InvalidData,
+                        format!("{kind:?} instead of data"),
+                    ));
+                }
+                None => {
+                    return Err(io::Error::new(
+                        io::ErrorKind::UnexpectedEof,
+                        "the asker went away",
+                    ));
+                }
             }
         }
         let n = buffer.len().min(self.rest.len() - self.at);
@@ -244,8 +296,12 @@ impl Output for FrameOutput<'_> {
             Event::Row(row) => write_json(&mut to, FrameKind::Row, row),
             Event::End(fields) => write_json(&mut to, FrameKind::End, fields),
             Event::Progress(progress) => write_json(&mut to, FrameKind::Progress, progress),
-            Event::Bytes(bytes) => bytes.chunks(DATA).try_for_each(|part| write_frame(&mut to, FrameKind::Data, part)),
+            Event::Bytes(bytes) => bytes
+                .chunks(DATA)
+                .try_for_each(|part| write_frame(&mut to, FrameKind::Data, part)),
         };
-        written.and_then(|()| to.flush()).map_err(|e| Failure::owner(format!("the asker went away: {e}")))
+        written
+            .and_then(|()| to.flush())
+            .map_err(|e| Failure::owner(format!("the asker went away: {e}")))
     }
 }

@@ -16,10 +16,17 @@ pub const LIMIT: Duration = Duration::from_secs(60);
 
 /// Says by name what is not run on a machine without FUSE; fails there in CI.
 pub fn can_mount(test: &str) -> bool {
-    let usable = fs::OpenOptions::new().read(true).write(true).open("/dev/fuse").is_ok()
+    let usable = fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/fuse")
+        .is_ok()
         && rustix::process::geteuid().is_root();
     if !usable {
-        assert!(std::env::var("CI").as_deref() != Ok("true"), "{test}: /dev/fuse cannot be used, and CI is set");
+        assert!(
+            std::env::var("CI").as_deref() != Ok("true"),
+            "{test}: /dev/fuse cannot be used, and CI is set"
+        );
         eprintln!("{test}: NOT RUN, because /dev/fuse cannot be used here");
     }
     usable
@@ -104,7 +111,12 @@ impl World {
     /// Runs a command that has to fail with this status, and returns what it said.
     pub fn fails(&self, status: i32, arguments: &[&str]) -> String {
         let output = self.run(arguments);
-        assert_eq!(output.status.code(), Some(status), "{arguments:?}: {}", say(&output));
+        assert_eq!(
+            output.status.code(),
+            Some(status),
+            "{arguments:?}: {}",
+            say(&output)
+        );
         String::from_utf8(output.stderr).unwrap()
     }
 
@@ -137,8 +149,10 @@ impl World {
             .unwrap();
         let text = Arc::new(Mutex::new(String::new()));
         let mut readers = Vec::new();
-        let streams: [Box<dyn Read + Send>; 2] =
-            [Box::new(child.stdout.take().unwrap()), Box::new(child.stderr.take().unwrap())];
+        let streams: [Box<dyn Read + Send>; 2] = [
+            Box::new(child.stdout.take().unwrap()),
+            Box::new(child.stderr.take().unwrap()),
+        ];
         for mut stream in streams {
             let text = Arc::clone(&text);
             readers.push(std::thread::spawn(move || {
@@ -147,18 +161,28 @@ impl World {
                     if n == 0 {
                         break;
                     }
-                    text.lock().unwrap().push_str(&String::from_utf8_lossy(&buffer[..n]));
+                    text.lock()
+                        .unwrap()
+                        .push_str(&String::from_utf8_lossy(&buffer[..n]));
                 }
             }));
         }
-        Play { child, text, ended: false }
+        Play {
+            child,
+            text,
+            ended: false,
+        }
     }
 
     /// Waits until a condition of an object holds.
     pub fn wait_for(&self, what: &str, mut done: impl FnMut() -> bool) {
         let deadline = Instant::now() + LIMIT;
         while !done() {
-            assert!(Instant::now() < deadline, "{what}: not within {LIMIT:?}\n{}", say(&self.run(&["get", "all", "-o", "wide"])));
+            assert!(
+                Instant::now() < deadline,
+                "{what}: not within {LIMIT:?}\n{}",
+                say(&self.run(&["get", "all", "-o", "wide"]))
+            );
             std::thread::sleep(Duration::from_millis(50));
         }
     }
@@ -170,16 +194,25 @@ impl World {
             return String::new();
         }
         let object: Value = serde_json::from_slice(&output.stdout).unwrap();
-        object.pointer("/status/summary/state").and_then(Value::as_str).unwrap_or_default().to_owned()
+        object
+            .pointer("/status/summary/state")
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_owned()
     }
 
     pub fn wait_for_state(&self, kind: &str, name: &str, state: &str) {
-        self.wait_for(&format!("{kind} {name} {state}"), || self.state(kind, name) == state);
+        self.wait_for(&format!("{kind} {name} {state}"), || {
+            self.state(kind, name) == state
+        });
     }
 
     /// What the kernel has mounted below the test's directory.
     pub fn mounted(&self) -> Vec<String> {
-        let top = fs::canonicalize(self.root.path()).unwrap().display().to_string();
+        let top = fs::canonicalize(self.root.path())
+            .unwrap()
+            .display()
+            .to_string();
         fs::read_to_string("/proc/self/mountinfo")
             .unwrap()
             .lines()
@@ -225,10 +258,18 @@ impl Play {
             }
             if let Some(status) = self.child.try_wait().unwrap() {
                 std::thread::sleep(Duration::from_millis(100));
-                assert!(self.text().contains(words), "it ended ({status}) without saying {words:?}:\n{}", self.text());
+                assert!(
+                    self.text().contains(words),
+                    "it ended ({status}) without saying {words:?}:\n{}",
+                    self.text()
+                );
                 return;
             }
-            assert!(Instant::now() < deadline, "it does not say {words:?}:\n{}", self.text());
+            assert!(
+                Instant::now() < deadline,
+                "it does not say {words:?}:\n{}",
+                self.text()
+            );
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -256,7 +297,11 @@ impl Play {
                 std::thread::sleep(Duration::from_millis(50));
                 return status;
             }
-            assert!(Instant::now() < deadline, "it does not end:\n{}", self.text());
+            assert!(
+                Instant::now() < deadline,
+                "it does not end:\n{}",
+                self.text()
+            );
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -314,8 +359,16 @@ pub fn snapshot(name: &str, bucket: &str) -> String {
 
 /// A fork of a snapshot; `more` is added to its spec.
 pub fn fork(name: &str, snapshot: &str, more: &str) -> String {
-    let lifetime = if more.contains("lifetime") { "" } else { "  lifetime: {noExpiry: true}\n" };
-    let more = if more.is_empty() { String::new() } else { format!("  {more}\n") };
+    let lifetime = if more.contains("lifetime") {
+        ""
+    } else {
+        "  lifetime: {noExpiry: true}\n"
+    };
+    let more = if more.is_empty() {
+        String::new()
+    } else {
+        format!("  {more}\n")
+    };
     format!(
         "apiVersion: anabranch.dev/v1alpha1\nkind: BucketFork\nmetadata: {{name: {name}}}\nspec:\n  source: {{snapshot: {snapshot}}}\n{lifetime}{more}---\n"
     )

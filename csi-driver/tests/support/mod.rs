@@ -12,7 +12,10 @@ use storage_engine::{CreateRoot, Engine, Point, Settings, TimelineId, Volume, Vo
 pub fn can_mount(test: &str) -> bool {
     let able = rustix::process::geteuid().is_root() && Path::new("/dev/fuse").exists();
     if !able {
-        assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "{test}: CI must be root and have /dev/fuse");
+        assert!(
+            std::env::var_os("CI").is_none_or(|ci| ci != "true"),
+            "{test}: CI must be root and have /dev/fuse"
+        );
         eprintln!("NOT RUN: {test}: needs root and /dev/fuse");
     }
     able
@@ -26,8 +29,14 @@ pub struct Place {
 
 impl Place {
     pub fn new(name: &str) -> Place {
-        let folder = tempfile::Builder::new().prefix(&format!("fuse-{name}-")).tempdir_in("/tmp").unwrap();
-        Place { root: folder.path().to_owned(), folder: Some(folder) }
+        let folder = tempfile::Builder::new()
+            .prefix(&format!("fuse-{name}-"))
+            .tempdir_in("/tmp")
+            .unwrap();
+        Place {
+            root: folder.path().to_owned(),
+            folder: Some(folder),
+        }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -45,7 +54,14 @@ impl Place {
 
 pub fn open_engine(root: &Path) -> Engine {
     std::fs::create_dir_all(root.join("data")).unwrap();
-    Engine::open(&root.join("data"), storage_engine::Options { create: true, ..Default::default() }).unwrap()
+    Engine::open(
+        root.join("data"),
+        storage_engine::Options {
+            create: true,
+            ..Default::default()
+        },
+    )
+    .unwrap()
 }
 
 impl Drop for Place {
@@ -72,7 +88,15 @@ impl Drop for Place {
 }
 
 pub fn root_timeline(engine: &Engine, name: &str) -> TimelineId {
-    engine.create_root(CreateRoot { id: None, name: name.into(), settings: Settings::default(), durability: Default::default() }).unwrap().id
+    engine
+        .create_root(CreateRoot {
+            id: None,
+            name: name.into(),
+            settings: Settings::default(),
+            durability: Default::default(),
+        })
+        .unwrap()
+        .id
 }
 
 pub fn volume(engine: &Engine, point: Point) -> Volume {
@@ -80,7 +104,14 @@ pub fn volume(engine: &Engine, point: Point) -> Volume {
 }
 
 pub fn request(id: &str, point: Point, mount_point: PathBuf) -> MountRequest {
-    MountRequest { id: id.into(), point, mount_point, mode: None, read_only: false, label: String::new() }
+    MountRequest {
+        id: id.into(),
+        point,
+        mount_point,
+        mode: None,
+        read_only: false,
+        label: String::new(),
+    }
 }
 
 /// One writable workspace mount at `mnt`.
@@ -100,8 +131,20 @@ impl OneMount {
         let timeline = root_timeline(&engine, "bucket/default/t");
         let mounts = place.mounts(&engine);
         let mnt = place.path("mnt");
-        let info = mounts.mount(MountRequest { mode: Some(mode), ..request("m", Point::Now(timeline), mnt.clone()) }).unwrap();
-        OneMount { mounts, engine, timeline, info, mnt, place }
+        let info = mounts
+            .mount(MountRequest {
+                mode: Some(mode),
+                ..request("m", Point::Now(timeline), mnt.clone())
+            })
+            .unwrap();
+        OneMount {
+            mounts,
+            engine,
+            timeline,
+            info,
+            mnt,
+            place,
+        }
     }
 
     pub fn volume(&self) -> Volume {
@@ -124,7 +167,8 @@ pub fn watchdog(limit: Duration) -> Arc<()> {
                 eprintln!("a test on a mount hangs for {} s", limit.as_secs());
                 // Without this the process could not even end: it waits for itself.
                 for line in csi_driver::fuse::mount::mounted().unwrap_or_default() {
-                    if line.point.starts_with("/tmp") && line.kind == csi_driver::fuse::mount::TYPE {
+                    if line.point.starts_with("/tmp") && line.kind == csi_driver::fuse::mount::TYPE
+                    {
                         let _ = csi_driver::fuse::mount::unmount(&line.point, true, true);
                     }
                 }

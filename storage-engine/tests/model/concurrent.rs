@@ -56,7 +56,7 @@ fn timeline(i: usize) -> TimelineId {
 /// Takes a cutoff of all timelines, one way or another.
 fn cut(engine: &Engine, progress: &Progress, n: u64) -> Cut {
     let least = Progress::read(&progress.returned);
-    let points = if n % 2 == 0 {
+    let points = if n.is_multiple_of(2) {
         let requests = (0..THREADS)
             .map(|i| SnapshotRequest {
                 id: None,

@@ -2,6 +2,10 @@
 //! timelines. Every random run prints its seed; `ANABRANCH_SEED`, `ANABRANCH_STEPS` and `ANABRANCH_CASES`
 //! repeat one or make them longer.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+// One arm for each operation reads better than guards on the arms.
+#![allow(clippy::collapsible_match, clippy::collapsible_if)]
+
 mod compare;
 mod concurrent;
 mod content;

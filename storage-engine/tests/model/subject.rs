@@ -105,7 +105,7 @@ pub fn settings() -> Settings {
 
 /// Some creates wait for the disk.
 fn durability(step: StepId) -> Durability {
-    if (step / crate::op::SPAN) % 4 == 0 {
+    if (step / crate::op::SPAN).is_multiple_of(4) {
         Durability::Local
     } else {
         Durability::Memory
@@ -127,7 +127,6 @@ pub fn open(
         clock: clock.clone(),
         ids: ids.clone(),
         segment_bytes: segment,
-        ..Default::default()
     };
     // A child that another test is just starting holds a copy of the lock until it executes its program.
     for _ in 0..50 {

@@ -32,11 +32,28 @@ impl Cat {
         let name = session.name(&self.name)?;
         let mut out = io::stdout().lock();
         if self.format.json() {
-            let mut printer = Base64 { out, pending: Vec::new(), bytes: 0, begun: false };
-            session.execute(&Command::Cat { name, start, length }, &mut io::empty(), &mut printer)?;
+            let mut printer = Base64 {
+                out,
+                pending: Vec::new(),
+                bytes: 0,
+                begun: false,
+            };
+            session.execute(
+                &Command::Cat {
+                    name,
+                    start,
+                    length,
+                },
+                &mut io::empty(),
+                &mut printer,
+            )?;
             return printer.finish();
         }
-        let command = Command::Cat { name, start, length };
+        let command = Command::Cat {
+            name,
+            start,
+            length,
+        };
         session.show(&command, self.format, &mut |event| match event {
             Event::Bytes(bytes) => out.write_all(&bytes).map_err(|e| broken(&e)),
             _ => Ok(()),
@@ -47,14 +64,21 @@ impl Cat {
 
 /// Reads `FIRST-LAST` or `FIRST-` into a start and a length.
 fn parse_range(text: &str) -> Outcome<(u64, Option<u64>)> {
-    let wrong = || Failure::usage(format!("{text:?} is not a range: write for example 0-99 or 100-"));
+    let wrong = || {
+        Failure::usage(format!(
+            "{text:?} is not a range: write for example 0-99 or 100-"
+        ))
+    };
     let (first, last) = text.split_once('-').ok_or_else(wrong)?;
     let first: u64 = first.parse().map_err(|_| wrong())?;
     if last.is_empty() {
         return Ok((first, None));
     }
     let last: u64 = last.parse().map_err(|_| wrong())?;
-    let length = last.checked_sub(first).and_then(|n| n.checked_add(1)).ok_or_else(wrong)?;
+    let length = last
+        .checked_sub(first)
+        .and_then(|n| n.checked_add(1))
+        .ok_or_else(wrong)?;
     Ok((first, Some(length)))
 }
 
@@ -73,7 +97,11 @@ impl<W: Write> Base64<W> {
             self.out.write_all(b"{\n  \"base64\": \"")?;
         }
         // Whole groups of three bytes only: the text is one base64, not many.
-        let whole = if all { self.pending.len() } else { self.pending.len() / 3 * 3 };
+        let whole = if all {
+            self.pending.len()
+        } else {
+            self.pending.len() / 3 * 3
+        };
         let text = BASE64_STANDARD.encode(&self.pending[..whole]);
         self.pending.drain(..whole);
         self.out.write_all(text.as_bytes())
@@ -89,7 +117,9 @@ impl<W: Write> Base64<W> {
 
 impl<W: Write> Output for Base64<W> {
     fn event(&mut self, event: Event) -> Outcome {
-        let Event::Bytes(bytes) = event else { return Ok(()) };
+        let Event::Bytes(bytes) = event else {
+            return Ok(());
+        };
         self.bytes += bytes.len() as u64;
         self.pending.extend_from_slice(&bytes);
         self.write(false).map_err(|e| broken(&e))
@@ -112,13 +142,23 @@ mod tests {
     #[test]
     fn base64_is_one_text_however_the_bytes_come() {
         let mut out = Vec::new();
-        let mut printer = Base64 { out: &mut out, pending: Vec::new(), bytes: 0, begun: false };
+        let mut printer = Base64 {
+            out: &mut out,
+            pending: Vec::new(),
+            bytes: 0,
+            begun: false,
+        };
         for part in [b"a".as_slice(), b"bcd", b"efgh"] {
             printer.event(Event::Bytes(part.to_vec())).unwrap();
         }
         printer.finish().unwrap();
         let value: serde_json::Value = serde_json::from_slice(&out).unwrap();
-        assert_eq!(BASE64_STANDARD.decode(value["base64"].as_str().unwrap()).unwrap(), b"abcdefgh");
+        assert_eq!(
+            BASE64_STANDARD
+                .decode(value["base64"].as_str().unwrap())
+                .unwrap(),
+            b"abcdefgh"
+        );
         assert_eq!(value["bytes"], 8);
     }
 }

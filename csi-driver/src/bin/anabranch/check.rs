@@ -19,7 +19,9 @@ pub struct Check {
 impl Check {
     pub fn run(&self, session: &Session) -> Outcome {
         session.show(&Command::Check, self.format, &mut |event| {
-            let Event::End(fields) = event else { return Ok(()) };
+            let Event::End(fields) = event else {
+                return Ok(());
+            };
             let end: CheckEnd = typed(fields.into())?;
             line(&end.text)
         })

@@ -21,9 +21,13 @@ pub struct Delete {
 
 impl Delete {
     pub fn run(&self, session: &Session) -> Outcome {
-        let command = Command::Delete { name: session.name(&self.name)? };
+        let command = Command::Delete {
+            name: session.name(&self.name)?,
+        };
         session.show(&command, self.format, &mut |event| {
-            let Event::Begin(fields) = event else { return Ok(()) };
+            let Event::Begin(fields) = event else {
+                return Ok(());
+            };
             let answer: DeleteAnswer = typed(fields.into())?;
             line(&format!("{} deleted", answer.deleted.short()))
         })

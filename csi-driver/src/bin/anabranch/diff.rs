@@ -53,14 +53,21 @@ impl Diff {
             }
         };
         if json && self.exit_code {
-            let mut tee = Tee { printer: crate::screen::JsonPrinter::new(std::io::stdout().lock()), differs: false };
+            let mut tee = Tee {
+                printer: crate::screen::JsonPrinter::new(std::io::stdout().lock()),
+                differs: false,
+            };
             session.execute(&command, &mut std::io::empty(), &mut tee)?;
             let found = tee.differs;
             tee.printer.finish()?;
             return verdict(found);
         }
         session.show(&command, self.format, &mut text)?;
-        if self.exit_code { verdict(differs) } else { Ok(()) }
+        if self.exit_code {
+            verdict(differs)
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -77,7 +84,11 @@ impl<W: std::io::Write> csi_driver::owner::Output for Tee<W> {
 }
 
 fn verdict(differs: bool) -> Outcome {
-    if differs { Err(Failure::new("Differences", "the two states differ")) } else { Ok(()) }
+    if differs {
+        Err(Failure::new("Differences", "the two states differ"))
+    } else {
+        Ok(())
+    }
 }
 
 fn words(row: &DiffRow) -> String {
@@ -85,11 +96,21 @@ fn words(row: &DiffRow) -> String {
     match row.difference {
         Difference::Added => format!("+ {path}   {}", size(row.size)),
         Difference::Removed => format!("- {path}   {}", size(row.size)),
-        Difference::Changed if row.changed_bytes > 0 => format!("~ {path}   {} changed", size(row.changed_bytes)),
+        Difference::Changed if row.changed_bytes > 0 => {
+            format!("~ {path}   {} changed", size(row.changed_bytes))
+        }
         Difference::Changed => format!("~ {path}   attributes"),
         Difference::Renamed => {
-            let from = row.from.as_ref().map(|from| clean(&from.path)).unwrap_or_default();
-            let bytes = if row.changed_bytes > 0 { format!("   {} changed", size(row.changed_bytes)) } else { String::new() };
+            let from = row
+                .from
+                .as_ref()
+                .map(|from| clean(&from.path))
+                .unwrap_or_default();
+            let bytes = if row.changed_bytes > 0 {
+                format!("   {} changed", size(row.changed_bytes))
+            } else {
+                String::new()
+            };
             format!("> {from} -> {path}{bytes}")
         }
     }

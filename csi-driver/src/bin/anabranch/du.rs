@@ -27,38 +27,56 @@ pub struct Du {
 
 impl Du {
     pub fn run(&self, session: &Session) -> Outcome {
-        let names = self.names.iter().map(|name| session.name(name)).collect::<Outcome<Vec<_>>>()?;
+        let names = self
+            .names
+            .iter()
+            .map(|name| session.name(name))
+            .collect::<Outcome<Vec<_>>>()?;
         let namespace = (!self.all_namespaces).then(|| session.namespace().to_owned());
         let mut table = Table::new(&["TIMELINE", ">LOGICAL", ">SHARED", ">DIVERGENT", ">INODES"]);
-        let show = |bytes: u64| if self.bytes { bytes.to_string() } else { size(bytes) };
-        let mut rows = 0;
-        session.show(&Command::Du { names, namespace }, self.format, &mut |event| {
-            match event {
-                Event::Row(row) => {
-                    let row: UsageRow = typed(row)?;
-                    rows += 1;
-                    table.row([
-                        row.timeline.short(),
-                        show(row.logical_bytes),
-                        show(row.shared_bytes),
-                        show(row.divergent_bytes),
-                        row.inodes.to_string(),
-                    ]);
-                }
-                Event::End(fields) if rows > 1 => {
-                    let totals: UsageTotals = typed(fields.into())?;
-                    table.row([
-                        "total".to_owned(),
-                        show(totals.logical_bytes),
-                        String::new(),
-                        show(totals.divergent_bytes),
-                        String::new(),
-                    ]);
-                }
-                _ => {}
+        let show = |bytes: u64| {
+            if self.bytes {
+                bytes.to_string()
+            } else {
+                size(bytes)
             }
+        };
+        let mut rows = 0;
+        session.show(
+            &Command::Du { names, namespace },
+            self.format,
+            &mut |event| {
+                match event {
+                    Event::Row(row) => {
+                        let row: UsageRow = typed(row)?;
+                        rows += 1;
+                        table.row([
+                            row.timeline.short(),
+                            show(row.logical_bytes),
+                            show(row.shared_bytes),
+                            show(row.divergent_bytes),
+                            row.inodes.to_string(),
+                        ]);
+                    }
+                    Event::End(fields) if rows > 1 => {
+                        let totals: UsageTotals = typed(fields.into())?;
+                        table.row([
+                            "total".to_owned(),
+                            show(totals.logical_bytes),
+                            String::new(),
+                            show(totals.divergent_bytes),
+                            String::new(),
+                        ]);
+                    }
+                    _ => {}
+                }
+                Ok(())
+            },
+        )?;
+        if table.is_empty() {
             Ok(())
-        })?;
-        if table.is_empty() { Ok(()) } else { print(&table.text()) }
+        } else {
+            print(&table.text())
+        }
     }
 }

@@ -42,11 +42,21 @@ impl Fork {
     pub fn run(&self, session: &Session) -> Outcome {
         let names = match self.count {
             None => vec![self.name.clone()],
-            Some(count @ 1..=MOST) => (0..count).map(|index| format!("{}-{index}", self.name)).collect(),
-            Some(_) => return Err(Failure::usage(format!("--count is a number from 1 to {MOST}"))),
+            Some(count @ 1..=MOST) => (0..count)
+                .map(|index| format!("{}-{index}", self.name))
+                .collect(),
+            Some(_) => {
+                return Err(Failure::usage(format!(
+                    "--count is a number from 1 to {MOST}"
+                )));
+            }
         };
         let quota_bytes = match &self.quota_bytes {
-            Some(text) => Some(text.parse::<crds::Bytes>().map_err(|e| Failure::usage(e.to_string()))?.0),
+            Some(text) => Some(
+                text.parse::<crds::Bytes>()
+                    .map_err(|e| Failure::usage(e.to_string()))?
+                    .0,
+            ),
             None => None,
         };
         let command = Command::Fork {
@@ -58,9 +68,17 @@ impl Fork {
             expires: session.expiry(&self.lifetime)?,
         };
         session.show(&command, self.format, &mut |event| {
-            let Event::Row(row) = event else { return Ok(()) };
+            let Event::Row(row) = event else {
+                return Ok(());
+            };
             let row: ForkRow = typed(row)?;
-            line(&format!("{} from {} at {} (epoch {})", row.fork.short(), row.source.short(), row.time, row.epoch))
+            line(&format!(
+                "{} from {} at {} (epoch {})",
+                row.fork.short(),
+                row.source.short(),
+                row.time,
+                row.epoch
+            ))
         })
     }
 }

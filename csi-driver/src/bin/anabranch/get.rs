@@ -49,13 +49,19 @@ impl Get {
         let kinds: Vec<Kind> = match kind.as_str() {
             "all" | "anabranch" if name.is_none() => Kind::ALL.to_vec(),
             word => vec![Kind::parse(word).ok_or_else(|| {
-                Failure::usage(format!("{word:?} is no kind of object")).then("Kinds are buckets, snapshots, forks and all.")
+                Failure::usage(format!("{word:?} is no kind of object"))
+                    .then("Kinds are buckets, snapshots, forks and all.")
             })?],
         };
-        let namespace = (!self.all_namespaces || name.is_some()).then(|| session.namespace().to_owned());
+        let namespace =
+            (!self.all_namespaces || name.is_some()).then(|| session.namespace().to_owned());
         let mut found: Vec<(Kind, Vec<Value>)> = Vec::new();
         for kind in kinds {
-            let command = Command::Get { kind, name: name.clone(), namespace: namespace.clone() };
+            let command = Command::Get {
+                kind,
+                name: name.clone(),
+                namespace: namespace.clone(),
+            };
             let mut events = Collected::default();
             session.execute(&command, &mut io::empty(), &mut events)?;
             let rows = events.0.into_iter().filter_map(|event| match event {
@@ -69,14 +75,21 @@ impl Get {
             Form::Name => found
                 .iter()
                 .flat_map(|(kind, objects)| objects.iter().map(move |object| (kind, object)))
-                .try_for_each(|(kind, object)| line(&format!("{kind}/{}", text(object, "/metadata/name")))),
+                .try_for_each(|(kind, object)| {
+                    line(&format!("{kind}/{}", text(object, "/metadata/name")))
+                }),
             Form::Json | Form::Yaml => {
-                let mut items: Vec<Value> = found.into_iter().flat_map(|(_, objects)| objects).collect();
+                let mut items: Vec<Value> =
+                    found.into_iter().flat_map(|(_, objects)| objects).collect();
                 let all = match (&name, items.len()) {
                     (Some(_), 1) => items.remove(0),
                     _ => json!({"apiVersion": "v1", "kind": "List", "items": items}),
                 };
-                print(&if self.output == Form::Json { pretty(&all)? } else { yaml(&all)? })
+                print(&if self.output == Form::Json {
+                    pretty(&all)?
+                } else {
+                    yaml(&all)?
+                })
             }
         }
     }
@@ -89,7 +102,11 @@ impl Get {
                 continue;
             }
             let columns = columns(*kind, wide);
-            let mut header: Vec<&str> = if self.all_namespaces { vec!["NAMESPACE", "NAME"] } else { vec!["NAME"] };
+            let mut header: Vec<&str> = if self.all_namespaces {
+                vec!["NAMESPACE", "NAME"]
+            } else {
+                vec!["NAME"]
+            };
             header.extend(columns.iter().map(|(title, _)| *title));
             let mut table = Table::new(&header);
             for object in objects {
@@ -98,14 +115,22 @@ impl Get {
                     cells.push(text(object, "/metadata/namespace"));
                 }
                 let name = text(object, "/metadata/name");
-                cells.push(if found.len() > 1 { format!("{kind}/{name}") } else { name });
+                cells.push(if found.len() > 1 {
+                    format!("{kind}/{name}")
+                } else {
+                    name
+                });
                 cells.extend(columns.iter().map(|(_, from)| cell(session, object, from)));
                 table.row(cells);
             }
             texts.push(table.text());
         }
         if texts.is_empty() {
-            let place = if self.all_namespaces { String::new() } else { format!(" in the namespace {}", session.namespace()) };
+            let place = if self.all_namespaces {
+                String::new()
+            } else {
+                format!(" in the namespace {}", session.namespace())
+            };
             eprintln!("Nothing found{place}.");
             return Ok(());
         }
@@ -126,7 +151,10 @@ fn columns(kind: Kind, wide: bool) -> Vec<(&'static str, &'static str)> {
                 summary(">DIVERGENT", "/status/summary/divergent"),
                 ("AGE", "age"),
             ],
-            vec![("RETAIN", "/spec/history/retain"), ("MESSAGE", "/status/summary/message")],
+            vec![
+                ("RETAIN", "/spec/history/retain"),
+                ("MESSAGE", "/status/summary/message"),
+            ],
         ),
         Kind::Snapshot => (
             vec![
@@ -137,7 +165,12 @@ fn columns(kind: Kind, wide: bool) -> Vec<(&'static str, &'static str)> {
                 summary("EXPIRES", "/status/summary/expires"),
                 ("AGE", "age"),
             ],
-            vec![("TAKEN", "/status/time"), ("EPOCH", "/status/epoch"), ("DIGEST", "/status/digest"), ("MESSAGE", "/status/summary/message")],
+            vec![
+                ("TAKEN", "/status/time"),
+                ("EPOCH", "/status/epoch"),
+                ("DIGEST", "/status/digest"),
+                ("MESSAGE", "/status/summary/message"),
+            ],
         ),
         Kind::Fork => (
             vec![
@@ -150,7 +183,11 @@ fn columns(kind: Kind, wide: bool) -> Vec<(&'static str, &'static str)> {
                 summary("EXPIRES", "/status/summary/expires"),
                 ("AGE", "age"),
             ],
-            vec![("SHARED", "/status/summary/shared"), ("FORKED-AT", "/status/time"), ("MESSAGE", "/status/summary/message")],
+            vec![
+                ("SHARED", "/status/summary/shared"),
+                ("FORKED-AT", "/status/time"),
+                ("MESSAGE", "/status/summary/message"),
+            ],
         ),
     };
     if wide {
@@ -171,11 +208,17 @@ fn cell(session: &Session, object: &Value, from: &str) -> String {
             .parse::<jiff::Timestamp>()
             .ok()
             .and_then(|time| u64::try_from(time.as_nanosecond()).ok())
-            .map(|nanos| csi_driver::owner::instant::age(storage_engine::Epoch(nanos), session.now()))
+            .map(|nanos| {
+                csi_driver::owner::instant::age(storage_engine::Epoch(nanos), session.now())
+            })
             .unwrap_or_default(),
         pointer => text(object, pointer),
     };
-    if found.is_empty() { "-".to_owned() } else { found }
+    if found.is_empty() {
+        "-".to_owned()
+    } else {
+        found
+    }
 }
 
 fn text(object: &Value, pointer: &str) -> String {
@@ -187,7 +230,8 @@ fn text(object: &Value, pointer: &str) -> String {
 }
 
 fn pretty(value: &Value) -> Outcome<String> {
-    let text = serde_json::to_string_pretty(value).map_err(|e| Failure::new("Internal", e.to_string()))?;
+    let text =
+        serde_json::to_string_pretty(value).map_err(|e| Failure::new("Internal", e.to_string()))?;
     Ok(text + "\n")
 }
 

@@ -24,20 +24,33 @@ pub struct Log {
 
 impl Log {
     pub fn run(&self, session: &Session) -> Outcome {
-        let command = Command::Log { name: session.name(&self.name)?, limit: self.limit };
+        let command = Command::Log {
+            name: session.name(&self.name)?,
+            limit: self.limit,
+        };
         let mut table = Table::new(&["TIME", "EPOCH", "EVENT"]);
         session.show(&command, self.format, &mut |event| {
-            let Event::Row(row) = event else { return Ok(()) };
+            let Event::Row(row) = event else {
+                return Ok(());
+            };
             let row: LogRow = typed(row)?;
             table.row([row.time.clone(), row.epoch.to_string(), words(&row)]);
             Ok(())
         })?;
-        if table.is_empty() { Ok(()) } else { print(&table.text()) }
+        if table.is_empty() {
+            Ok(())
+        } else {
+            print(&table.text())
+        }
     }
 }
 
 fn words(row: &LogRow) -> String {
-    let other = row.other.as_ref().map(|state| state.short()).unwrap_or_default();
+    let other = row
+        .other
+        .as_ref()
+        .map(|state| state.short())
+        .unwrap_or_default();
     match row.event {
         Happening::Created => "created".to_owned(),
         Happening::ForkedFrom => format!("forked from {other}"),

@@ -29,17 +29,29 @@ impl Ls {
     pub fn run(&self, session: &Session) -> Outcome {
         let name = session.name(&self.name)?;
         let base = name.path.clone().unwrap_or_else(|| b"/".to_vec());
-        let base = String::from_utf8_lossy(&base).trim_end_matches('/').to_owned() + "/";
-        let command = Command::Ls { name, recursive: self.recursive };
+        let base = String::from_utf8_lossy(&base)
+            .trim_end_matches('/')
+            .to_owned()
+            + "/";
+        let command = Command::Ls {
+            name,
+            recursive: self.recursive,
+        };
         session.show(&command, self.format, &mut |event| {
-            let Event::Row(row) = event else { return Ok(()) };
+            let Event::Row(row) = event else {
+                return Ok(());
+            };
             let row: FileRow = typed(row)?;
             let path = row.path.path.strip_prefix(&base).unwrap_or(&row.path.path);
             let slash = if row.kind == "directory" { "/" } else { "" };
             if !self.long {
                 return line(&format!("{}{slash}", clean(path)));
             }
-            let target = row.target.as_deref().map(|t| format!(" -> {}", clean(t))).unwrap_or_default();
+            let target = row
+                .target
+                .as_deref()
+                .map(|t| format!(" -> {}", clean(t)))
+                .unwrap_or_default();
             line(&format!(
                 "{}{} {:>3} {:>6} {:>6} {:>12} {} {}{slash}{target}",
                 letter(&row.kind),
@@ -71,7 +83,11 @@ fn letter(kind: &str) -> char {
 fn permissions(octal: &str) -> String {
     let mode = u32::from_str_radix(octal, 8).unwrap_or(0);
     let mut text = String::with_capacity(9);
-    for (shift, special, set, unset) in [(6, 0o4000, 's', 'S'), (3, 0o2000, 's', 'S'), (0, 0o1000, 't', 'T')] {
+    for (shift, special, set, unset) in [
+        (6, 0o4000, 's', 'S'),
+        (3, 0o2000, 's', 'S'),
+        (0, 0o1000, 't', 'T'),
+    ] {
         text.push(if mode >> shift & 4 != 0 { 'r' } else { '-' });
         text.push(if mode >> shift & 2 != 0 { 'w' } else { '-' });
         text.push(match (mode & special != 0, mode >> shift & 1 != 0) {

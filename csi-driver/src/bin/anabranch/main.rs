@@ -30,16 +30,35 @@ use session::Session;
 
 /// Timelines of a dataset: fork it, write into the forks, compare and restore.
 #[derive(Parser)]
-#[command(name = "anabranch", version, about, max_term_width = 100, after_help = "\
+#[command(
+    name = "anabranch",
+    version,
+    about,
+    max_term_width = 100,
+    after_help = "\
 Names: base, bucket/base, fork/agent-0, snapshot/base-v1; with @TIME or @EPOCH or @-10m for a past instant, \
 and :/path for a file in it.\n\
-Exit status: 0 done, 1 error, 2 usage, 3 differences (diff --exit-code), 4 damage found (check).")]
+Exit status: 0 done, 1 error, 2 usage, 3 differences (diff --exit-code), 4 damage found (check)."
+)]
 struct Cli {
     /// The data directory of the store.
-    #[arg(long, global = true, env = "ANABRANCH_DATA", default_value = "anabranch-data", value_name = "DIR")]
+    #[arg(
+        long,
+        global = true,
+        env = "ANABRANCH_DATA",
+        default_value = "anabranch-data",
+        value_name = "DIR"
+    )]
     data: PathBuf,
     /// The namespace of names that do not say one.
-    #[arg(short, long, global = true, env = "ANABRANCH_NAMESPACE", default_value = "default", value_name = "NAMESPACE")]
+    #[arg(
+        short,
+        long,
+        global = true,
+        env = "ANABRANCH_NAMESPACE",
+        default_value = "default",
+        value_name = "NAMESPACE"
+    )]
     namespace: String,
     #[command(subcommand)]
     command: Command,
@@ -85,7 +104,10 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let filter = tracing_subscriber::EnvFilter::try_from_env("ANABRANCH_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
     let session = Session::new(cli.data, cli.namespace);
     let outcome = match &cli.command {
         Command::Play(command) => command.run(&session),

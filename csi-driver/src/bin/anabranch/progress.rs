@@ -23,7 +23,11 @@ impl ProgressLine {
     pub fn new() -> Self {
         let terminal = std::io::stderr().is_terminal();
         let wait = if terminal { Duration::ZERO } else { REPEAT };
-        Self { terminal, drawn: false, next: Instant::now() + wait }
+        Self {
+            terminal,
+            drawn: false,
+            next: Instant::now() + wait,
+        }
     }
 
     /// Shows the state of the work, when it is time to.
@@ -61,7 +65,11 @@ impl ProgressLine {
 pub fn describe(progress: &Progress) -> String {
     let items = match progress.total_items {
         Some(total) if total > 0 => {
-            format!("{} of {total} files ({}%)", progress.items, progress.items.saturating_mul(100) / total)
+            format!(
+                "{} of {total} files ({}%)",
+                progress.items,
+                progress.items.saturating_mul(100) / total
+            )
         }
         _ => format!("{} files", progress.items),
     };
@@ -74,8 +82,16 @@ mod tests {
 
     #[test]
     fn work_is_described_with_and_without_a_total() {
-        let mut progress = Progress { what: "importing x".into(), items: 5, total_items: None, bytes: 0 };
-        assert_eq!(describe(&progress), format!("importing x: 5 files, {}", size(0)));
+        let mut progress = Progress {
+            what: "importing x".into(),
+            items: 5,
+            total_items: None,
+            bytes: 0,
+        };
+        assert_eq!(
+            describe(&progress),
+            format!("importing x: 5 files, {}", size(0))
+        );
         progress.total_items = Some(10);
         assert!(describe(&progress).contains("5 of 10 files (50%)"));
     }

@@ -36,7 +36,11 @@ impl Put {
                 u32::from_str_radix(text, 8)
                     .ok()
                     .filter(|mode| *mode <= 0o7777)
-                    .ok_or_else(|| Failure::usage(format!("{text:?} is no mode: write octal digits such as 0644")))?,
+                    .ok_or_else(|| {
+                        Failure::usage(format!(
+                            "{text:?} is no mode: write octal digits such as 0644"
+                        ))
+                    })?,
             ),
             None => None,
         };
@@ -44,7 +48,8 @@ impl Put {
             Box::new(io::stdin())
         } else {
             let path = Path::new(&self.file);
-            let unreadable = |e: io::Error| Failure::new("Io", format!("cannot read {}: {e}", path.display()));
+            let unreadable =
+                |e: io::Error| Failure::new("Io", format!("cannot read {}: {e}", path.display()));
             let file = File::open(path).map_err(unreadable)?;
             let meta = file.metadata().map_err(unreadable)?;
             if meta.is_dir() {
@@ -56,13 +61,28 @@ impl Put {
             }
             Box::new(file)
         };
-        let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-        let command = Command::Put { name: name.clone(), mode, uid, gid };
+        let (uid, gid) = (
+            rustix::process::geteuid().as_raw(),
+            rustix::process::getegid().as_raw(),
+        );
+        let command = Command::Put {
+            name: name.clone(),
+            mode,
+            uid,
+            gid,
+        };
         session.show_with(&command, &mut input, self.format, &mut |event| {
-            let Event::Begin(fields) = event else { return Ok(()) };
+            let Event::Begin(fields) = event else {
+                return Ok(());
+            };
             let answer: PutAnswer = typed(fields.into())?;
             let how = if answer.replaced { "replaced" } else { "new" };
-            line(&format!("{}:{} {how}, {}", answer.timeline.short(), answer.path.path, size(answer.size)))
+            line(&format!(
+                "{}:{} {how}, {}",
+                answer.timeline.short(),
+                answer.path.path,
+                size(answer.size)
+            ))
         })
     }
 }

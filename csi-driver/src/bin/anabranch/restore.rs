@@ -23,13 +23,21 @@ pub struct Restore {
 
 impl Restore {
     pub fn run(&self, session: &Session) -> Outcome {
-        let command = Command::Restore { name: session.name(&self.name)?, to: session.name(&self.to)? };
+        let command = Command::Restore {
+            name: session.name(&self.name)?,
+            to: session.name(&self.to)?,
+        };
         session.show(&command, self.format, &mut |event| {
-            let Event::Begin(fields) = event else { return Ok(()) };
+            let Event::Begin(fields) = event else {
+                return Ok(());
+            };
             let answer: RestoreAnswer = typed(fields.into())?;
             let name = answer.timeline.short();
             line(&format!("{name} is now as {}", answer.restored_to.short()))?;
-            let before = answer.kept.map_or_else(|| format!("{name}@{}", answer.before), |snapshot| snapshot.short());
+            let before = answer.kept.map_or_else(
+                || format!("{name}@{}", answer.before),
+                |snapshot| snapshot.short(),
+            );
             print(&format!("  what was there before: {before}\n"))
         })
     }

@@ -28,13 +28,27 @@ pub struct Rm {
 
 impl Rm {
     pub fn run(&self, session: &Session) -> Outcome {
-        let names = self.names.iter().map(|name| session.name(name)).collect::<Outcome<Vec<_>>>()?;
-        let command = Command::Rm { names, recursive: self.recursive, force: self.force };
+        let names = self
+            .names
+            .iter()
+            .map(|name| session.name(name))
+            .collect::<Outcome<Vec<_>>>()?;
+        let command = Command::Rm {
+            names,
+            recursive: self.recursive,
+            force: self.force,
+        };
         session.show(&command, self.format, &mut |event| {
-            let Event::Row(row) = event else { return Ok(()) };
+            let Event::Row(row) = event else {
+                return Ok(());
+            };
             let row: RemovedRow = typed(row)?;
             let removed = count(row.removed, "removed", "removed");
-            line(&format!("{}:{} {removed}", row.timeline.short(), row.path.path))
+            line(&format!(
+                "{}:{} {removed}",
+                row.timeline.short(),
+                row.path.path
+            ))
         })
     }
 }

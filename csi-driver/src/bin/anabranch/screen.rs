@@ -8,7 +8,9 @@ use serde_json::{Map, Value};
 /// Writes to the standard output; a reader that went away is no error to talk about.
 pub fn print(text: &str) -> Outcome {
     let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|e| broken(&e))
+    out.write_all(text.as_bytes())
+        .and_then(|()| out.flush())
+        .map_err(|e| broken(&e))
 }
 
 /// A line on the standard output.
@@ -21,7 +23,11 @@ pub fn broken(error: &io::Error) -> Failure {
     if error.kind() == io::ErrorKind::BrokenPipe {
         return Failure::new("Pipe", "the reader of the output went away");
     }
-    let reason = if error.kind() == io::ErrorKind::StorageFull { "NoSpace" } else { "Io" };
+    let reason = if error.kind() == io::ErrorKind::StorageFull {
+        "NoSpace"
+    } else {
+        "Io"
+    };
     Failure::new(reason, format!("cannot write the output: {error}"))
 }
 
@@ -46,7 +52,10 @@ impl Table {
     /// A table with these headings; one that starts with `>` is a column of numbers, aligned to the right.
     pub fn new(header: &[&str]) -> Self {
         Self {
-            header: header.iter().map(|h| h.trim_start_matches('>').to_owned()).collect(),
+            header: header
+                .iter()
+                .map(|h| h.trim_start_matches('>').to_owned())
+                .collect(),
             right: header.iter().map(|h| h.starts_with('>')).collect(),
             rows: Vec::new(),
         }
@@ -54,7 +63,8 @@ impl Table {
 
     /// Adds a row.
     pub fn row(&mut self, cells: impl IntoIterator<Item = String>) {
-        self.rows.push(cells.into_iter().map(|c| clean(&c)).collect());
+        self.rows
+            .push(cells.into_iter().map(|c| clean(&c)).collect());
     }
 
     /// Whether it has no rows.
@@ -79,7 +89,13 @@ impl Table {
                 if column > 0 {
                     line.push_str("   ");
                 }
-                let pad = " ".repeat(widths.get(column).copied().unwrap_or(0).saturating_sub(width(cell)));
+                let pad = " ".repeat(
+                    widths
+                        .get(column)
+                        .copied()
+                        .unwrap_or(0)
+                        .saturating_sub(width(cell)),
+                );
                 if self.right.get(column) == Some(&true) {
                     line.push_str(&pad);
                     line.push_str(cell);
@@ -102,7 +118,9 @@ fn width(text: &str) -> usize {
 /// A text without control characters: file names must not move the cursor.
 pub fn clean(text: &str) -> String {
     if text.chars().any(char::is_control) {
-        text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+        text.chars()
+            .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+            .collect()
     } else {
         text.to_owned()
     }
@@ -119,7 +137,13 @@ pub struct JsonPrinter<W> {
 
 impl<W: Write> JsonPrinter<W> {
     pub fn new(out: W) -> Self {
-        Self { out, fields: 0, entries: 0, rows_open: false, begun: false }
+        Self {
+            out,
+            fields: 0,
+            entries: 0,
+            rows_open: false,
+            begun: false,
+        }
     }
 
     fn fields(&mut self, map: &Map<String, Value>) -> io::Result<()> {
@@ -132,7 +156,8 @@ impl<W: Write> JsonPrinter<W> {
     }
 
     fn separate(&mut self) -> io::Result<()> {
-        self.out.write_all(if self.fields == 0 { b"\n" } else { b",\n" })?;
+        self.out
+            .write_all(if self.fields == 0 { b"\n" } else { b",\n" })?;
         self.fields += 1;
         Ok(())
     }
@@ -150,7 +175,11 @@ impl<W: Write> JsonPrinter<W> {
                     self.out.write_all(b"  \"entries\": [")?;
                     self.rows_open = true;
                 }
-                self.out.write_all(if self.entries == 0 { b"\n    " } else { b",\n    " })?;
+                self.out.write_all(if self.entries == 0 {
+                    b"\n    "
+                } else {
+                    b",\n    "
+                })?;
                 self.entries += 1;
                 serde_json::to_writer(&mut self.out, row).map_err(io::Error::from)
             }
@@ -200,13 +229,18 @@ mod tests {
         let mut bytes = Vec::new();
         let mut printer = JsonPrinter::new(&mut bytes);
         let map = |value: Value| value.as_object().unwrap().clone();
-        printer.event(Event::Begin(map(json!({"a": 1, "b": "x"})))).unwrap();
+        printer
+            .event(Event::Begin(map(json!({"a": 1, "b": "x"}))))
+            .unwrap();
         printer.event(Event::Row(json!({"r": 1}))).unwrap();
         printer.event(Event::Row(json!({"r": 2}))).unwrap();
         printer.event(Event::End(map(json!({"total": 2})))).unwrap();
         printer.finish().unwrap();
         let value: Value = serde_json::from_slice(&bytes).unwrap();
-        assert_eq!(value, json!({"a": 1, "b": "x", "entries": [{"r": 1}, {"r": 2}], "total": 2}));
+        assert_eq!(
+            value,
+            json!({"a": 1, "b": "x", "entries": [{"r": 1}, {"r": 2}], "total": 2})
+        );
         let mut empty = Vec::new();
         let mut printer = JsonPrinter::new(&mut empty);
         printer.event(Event::Begin(Map::new())).unwrap();
@@ -219,6 +253,9 @@ mod tests {
         let mut table = Table::new(&["NAME", ">SIZE"]);
         table.row(["a\nb".to_owned(), "1".to_owned()]);
         table.row(["long-name".to_owned(), "1000".to_owned()]);
-        assert_eq!(table.text(), "NAME        SIZE\na\u{fffd}b            1\nlong-name   1000\n");
+        assert_eq!(
+            table.text(),
+            "NAME        SIZE\na\u{fffd}b            1\nlong-name   1000\n"
+        );
     }
 }

@@ -50,7 +50,11 @@ impl Format {
 
 impl Session {
     pub fn new(data: PathBuf, namespace: String) -> Self {
-        Self { data, namespace, now: now() }
+        Self {
+            data,
+            namespace,
+            now: now(),
+        }
     }
 
     pub fn data(&self) -> &Path {
@@ -90,7 +94,12 @@ impl Session {
     }
 
     /// Runs a command and prints its answer: as JSON, or each event by `text`.
-    pub fn show(&self, command: &Command, format: Format, text: &mut dyn FnMut(Event) -> Outcome) -> Outcome {
+    pub fn show(
+        &self,
+        command: &Command,
+        format: Format,
+        text: &mut dyn FnMut(Event) -> Outcome,
+    ) -> Outcome {
         self.show_with(command, &mut io::empty(), format, text)
     }
 
@@ -108,20 +117,31 @@ impl Session {
             printer.finish()?;
             return outcome;
         }
-        let mut screen = Screen { text, progress: ProgressLine::new() };
+        let mut screen = Screen {
+            text,
+            progress: ProgressLine::new(),
+        };
         let outcome = self.execute(command, input, &mut screen);
         screen.progress.clear();
         outcome
     }
 
     /// Runs a command where it has to run.
-    pub fn execute(&self, command: &Command, input: &mut dyn Read, output: &mut dyn Output) -> Outcome {
+    pub fn execute(
+        &self,
+        command: &Command,
+        input: &mut dyn Read,
+        output: &mut dyn Output,
+    ) -> Outcome {
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(client) = Client::connect(&self.data)? {
                 return client.run(command, input, output);
             }
-            let options = Options { create: false, ..Options::default() };
+            let options = Options {
+                create: false,
+                ..Options::default()
+            };
             let engine = match Engine::open(&self.data, options) {
                 Ok(engine) => engine,
                 Err(e) if e.kind() == ErrorKind::Locked && Instant::now() < deadline => {
@@ -129,8 +149,10 @@ impl Session {
                     continue;
                 }
                 Err(e) if e.kind() == ErrorKind::Locked => {
-                    return Err(Failure::new("Locked", format!("{e}; it does not answer yet"))
-                        .then("Try again when it has started, or has ended."));
+                    return Err(
+                        Failure::new("Locked", format!("{e}; it does not answer yet"))
+                            .then("Try again when it has started, or has ended."),
+                    );
                 }
                 Err(e) if e.kind() == ErrorKind::NotFound => {
                     return Err(Failure::not_found(format!("there is no store in {}", self.data.display()))
@@ -138,7 +160,12 @@ impl Session {
                 }
                 Err(e) => return Err(e.into()),
             };
-            let outcome = run(command, &Context::alone(engine.clone(), self.data.clone()), input, output);
+            let outcome = run(
+                command,
+                &Context::alone(engine.clone(), self.data.clone()),
+                input,
+                output,
+            );
             let closed = engine.close().map_err(Failure::from);
             return outcome.and(closed);
         }

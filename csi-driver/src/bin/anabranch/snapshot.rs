@@ -34,9 +34,15 @@ impl Snapshot {
                 .collect();
             format!("{}-{time}", source.name)
         });
-        let command = Command::Snapshot { source, name, expires: session.expiry(&self.lifetime)? };
+        let command = Command::Snapshot {
+            source,
+            name,
+            expires: session.expiry(&self.lifetime)?,
+        };
         session.show(&command, self.format, &mut |event| {
-            let Event::Begin(fields) = event else { return Ok(()) };
+            let Event::Begin(fields) = event else {
+                return Ok(());
+            };
             let answer: SnapshotAnswer = typed(fields.into())?;
             line(&format!(
                 "{} of {} at {} (epoch {}): {}, {}",

@@ -26,19 +26,29 @@ pub struct Stop {
 impl Stop {
     pub fn run(&self, session: &Session) -> Outcome {
         let Some(client) = Client::connect(session.data())? else {
-            return Err(Failure::owner(format!("nobody owns the store in {}", session.data().display())));
+            return Err(Failure::owner(format!(
+                "nobody owns the store in {}",
+                session.data().display()
+            )));
         };
         let owner = client.owner();
         let wait = Duration::from_secs(self.wait);
-        client.run(&Command::Stop { wait }, &mut io::empty(), &mut Collected::default())?;
+        client.run(
+            &Command::Stop { wait },
+            &mut io::empty(),
+            &mut Collected::default(),
+        )?;
         let deadline = Instant::now() + wait;
         while runs(owner) {
             if wait.is_zero() {
                 return self.say(owner, "is ending");
             }
             if Instant::now() >= deadline {
-                return Err(Failure::owner(format!("process {owner} has not ended within {} s", self.wait))
-                    .then("Its output says what it waits for."));
+                return Err(Failure::owner(format!(
+                    "process {owner} has not ended within {} s",
+                    self.wait
+                ))
+                .then("Its output says what it waits for."));
             }
             std::thread::sleep(LOOK);
         }
@@ -47,7 +57,10 @@ impl Stop {
 
     fn say(&self, owner: u32, what: &str) -> Outcome {
         if self.format.json() {
-            return line(&format!("{{\"process\": {owner}, \"ended\": {}}}", what == "has ended"));
+            return line(&format!(
+                "{{\"process\": {owner}, \"ended\": {}}}",
+                what == "has ended"
+            ));
         }
         line(&format!("process {owner} {what}"))
     }
@@ -56,7 +69,10 @@ impl Stop {
 /// Whether a process runs. One that has ended stays listed until its parent has asked for its status.
 fn runs(process: u32) -> bool {
     match std::fs::read_to_string(format!("/proc/{process}/stat")) {
-        Ok(stat) => !stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('Z')),
+        Ok(stat) => !stat
+            .rsplit(") ")
+            .next()
+            .is_some_and(|rest| rest.starts_with('Z')),
         Err(_) => false,
     }
 }

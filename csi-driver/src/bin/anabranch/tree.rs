@@ -27,16 +27,28 @@ pub struct Tree {
 
 impl Tree {
     pub fn run(&self, session: &Session) -> Outcome {
-        let name = self.name.as_deref().map(|name| session.name(name)).transpose()?;
+        let name = self
+            .name
+            .as_deref()
+            .map(|name| session.name(name))
+            .transpose()?;
         let namespace = (!self.all_namespaces).then(|| session.namespace().to_owned());
         let mut rows: Vec<TreeRow> = Vec::new();
-        session.show(&Command::Tree { name, namespace }, self.format, &mut |event| {
-            if let Event::Row(row) = event {
-                rows.push(typed(row)?);
-            }
+        session.show(
+            &Command::Tree { name, namespace },
+            self.format,
+            &mut |event| {
+                if let Event::Row(row) = event {
+                    rows.push(typed(row)?);
+                }
+                Ok(())
+            },
+        )?;
+        if rows.is_empty() {
             Ok(())
-        })?;
-        if rows.is_empty() { Ok(()) } else { print(&draw(&rows)) }
+        } else {
+            print(&draw(&rows))
+        }
     }
 }
 
@@ -55,9 +67,15 @@ struct Drawing<'a> {
 
 /// The tree as text.
 fn draw(rows: &[TreeRow]) -> String {
-    let snapshots: BTreeMap<&str, ()> =
-        rows.iter().flat_map(|row| &row.snapshots).map(|snapshot| (snapshot.snapshot.id.as_str(), ())).collect();
-    let timelines: BTreeMap<&str, ()> = rows.iter().map(|row| (row.timeline.id.as_str(), ())).collect();
+    let snapshots: BTreeMap<&str, ()> = rows
+        .iter()
+        .flat_map(|row| &row.snapshots)
+        .map(|snapshot| (snapshot.snapshot.id.as_str(), ()))
+        .collect();
+    let timelines: BTreeMap<&str, ()> = rows
+        .iter()
+        .map(|row| (row.timeline.id.as_str(), ()))
+        .collect();
     let mut drawing = Drawing {
         by_parent: BTreeMap::new(),
         by_snapshot: BTreeMap::new(),
@@ -69,10 +87,18 @@ fn draw(rows: &[TreeRow]) -> String {
             roots.push(row);
             continue;
         };
-        match origin.snapshot.as_deref().filter(|id| snapshots.contains_key(id)) {
+        match origin
+            .snapshot
+            .as_deref()
+            .filter(|id| snapshots.contains_key(id))
+        {
             Some(snapshot) => drawing.by_snapshot.entry(snapshot).or_default().push(row),
             None if timelines.contains_key(origin.parent.as_str()) => {
-                drawing.by_parent.entry(origin.parent.as_str()).or_default().push(row);
+                drawing
+                    .by_parent
+                    .entry(origin.parent.as_str())
+                    .or_default()
+                    .push(row);
             }
             None => roots.push(row),
         }
@@ -96,13 +122,37 @@ impl<'a> Drawing<'a> {
             Some(origin) => time(origin.epoch),
             None => row.created.map(time).unwrap_or_default(),
         };
-        let bytes = |bytes: u64| if row.deleted { String::new() } else { size(bytes) };
-        self.table.row([name, bytes(row.logical_bytes), bytes(row.divergent_bytes), since, row.mounts.join(", ")]);
+        let bytes = |bytes: u64| {
+            if row.deleted {
+                String::new()
+            } else {
+                size(bytes)
+            }
+        };
+        self.table.row([
+            name,
+            bytes(row.logical_bytes),
+            bytes(row.divergent_bytes),
+            since,
+            row.mounts.join(", "),
+        ]);
         let mut children: Vec<(Epoch, u8, Child<'a>)> = Vec::new();
-        children.extend(row.snapshots.iter().map(|s| (s.epoch, 0, Child::Snapshot(s))));
+        children.extend(
+            row.snapshots
+                .iter()
+                .map(|s| (s.epoch, 0, Child::Snapshot(s))),
+        );
         children.extend(row.restores.iter().map(|r| (r.epoch, 1, Child::Restore(r))));
-        for fork in self.by_parent.remove(row.timeline.id.as_str()).unwrap_or_default() {
-            children.push((fork.origin.as_ref().map_or(Epoch(0), |o| o.epoch), 2, Child::Fork(fork)));
+        for fork in self
+            .by_parent
+            .remove(row.timeline.id.as_str())
+            .unwrap_or_default()
+        {
+            children.push((
+                fork.origin.as_ref().map_or(Epoch(0), |o| o.epoch),
+                2,
+                Child::Fork(fork),
+            ));
         }
         // Stable: forks of one cutoff stay in the order of their names.
         children.sort_by_key(|(epoch, order, _)| (*epoch, *order));
@@ -128,9 +178,18 @@ impl<'a> Drawing<'a> {
             Some(Kind::Snapshot) => snapshot.snapshot.short(),
             _ => snapshot.snapshot.name.clone(),
         };
-        let cells = [format!("{lead}● {name}"), size(snapshot.logical_bytes), String::new(), time(snapshot.epoch), String::new()];
+        let cells = [
+            format!("{lead}● {name}"),
+            size(snapshot.logical_bytes),
+            String::new(),
+            time(snapshot.epoch),
+            String::new(),
+        ];
         self.table.row(cells);
-        let forks = self.by_snapshot.remove(snapshot.snapshot.id.as_str()).unwrap_or_default();
+        let forks = self
+            .by_snapshot
+            .remove(snapshot.snapshot.id.as_str())
+            .unwrap_or_default();
         let last = forks.len().saturating_sub(1);
         for (at, fork) in forks.into_iter().enumerate() {
             let (lead, below) = branch(below, at == last);
@@ -141,7 +200,11 @@ impl<'a> Drawing<'a> {
 
 /// The lines that lead to a child and to what is under it.
 fn branch(below: &str, last: bool) -> (String, String) {
-    if last { (format!("{below}└─ "), format!("{below}   ")) } else { (format!("{below}├─ "), format!("{below}│  ")) }
+    if last {
+        (format!("{below}└─ "), format!("{below}   "))
+    } else {
+        (format!("{below}├─ "), format!("{below}│  "))
+    }
 }
 
 fn time(epoch: Epoch) -> String {
@@ -194,13 +257,27 @@ mod tests {
             row("fork/default/a-0", "a0", Some(("b", 2, Some("s")))),
             row("fork/default/a-1", "a1", Some(("b", 2, Some("s")))),
             gone,
-            row("fork/default/child", "c", Some(("g", 4, Some("no-longer-there")))),
+            row(
+                "fork/default/child",
+                "c",
+                Some(("g", 4, Some("no-longer-there"))),
+            ),
         ];
         let text = draw(&rows);
-        let names: Vec<&str> = text.lines().map(|line| line.split("   ").next().unwrap_or("")).map(str::trim_end).collect();
+        let names: Vec<&str> = text
+            .lines()
+            .map(|line| line.split("   ").next().unwrap_or(""))
+            .map(str::trim_end)
+            .collect();
         let first: Vec<String> = text
             .lines()
-            .map(|line| line.chars().take_while(|c| *c != '0').collect::<String>().trim_end().to_owned())
+            .map(|line| {
+                line.chars()
+                    .take_while(|c| *c != '0')
+                    .collect::<String>()
+                    .trim_end()
+                    .to_owned()
+            })
             .collect();
         assert!(first[1].starts_with("bucket/base"), "{text}");
         assert!(text.contains("├─ ● snapshot/v1"), "{text}");

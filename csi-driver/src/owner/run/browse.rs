@@ -17,14 +17,22 @@ use crate::owner::report::{About, FileRow, PathText, State};
 /// Directory entries read at a time.
 const BATCH: usize = 1024;
 
-pub(super) fn ls(context: &Context, name: &Name, recursive: bool, output: &mut dyn Output) -> Outcome {
+pub(super) fn ls(
+    context: &Context,
+    name: &Name,
+    recursive: bool,
+    output: &mut dyn Output,
+) -> Outcome {
     let found = name.resolve(&context.engine)?;
     context.sync(found.point())?;
     let volume = context.engine.volume(found.point(), volume_options())?;
     let path = name.path_or_root();
     // As in ls(1): a link to a directory shows what is in the directory only when it ends with a slash.
     let attr = walk(&volume, path, path.ends_with(b"/")).map_err(|f| f.during(found.name()))?;
-    output.begin(&About { state: State::found(&found), path: name.path.as_deref().map(PathText::from) })?;
+    output.begin(&About {
+        state: State::found(&found),
+        path: name.path.as_deref().map(PathText::from),
+    })?;
     if attr.kind != NodeKind::Directory {
         return output.row(&row(&volume, path, &attr)?);
     }
@@ -38,7 +46,14 @@ pub(super) fn ls(context: &Context, name: &Name, recursive: bool, output: &mut d
         // Removed since the directory was read: nothing to show any more.
         let attr = match volume.attr(entry.ino) {
             Ok(attr) => attr,
-            Err(e) if matches!(e.kind(), storage_engine::ErrorKind::Stale | storage_engine::ErrorKind::NotFound) => continue,
+            Err(e)
+                if matches!(
+                    e.kind(),
+                    storage_engine::ErrorKind::Stale | storage_engine::ErrorKind::NotFound
+                ) =>
+            {
+                continue;
+            }
             Err(e) => return Err(e.into()),
         };
         output.row(&row(&volume, &path, &attr)?)?;
@@ -60,7 +75,13 @@ struct Directory {
 
 impl Directory {
     fn new(ino: storage_engine::Ino, path: Vec<u8>) -> Self {
-        Self { ino, path, batch: VecDeque::new(), after: 0, ended: false }
+        Self {
+            ino,
+            path,
+            batch: VecDeque::new(),
+            after: 0,
+            ended: false,
+        }
     }
 
     fn next(&mut self, volume: &Volume) -> Outcome<Option<DirEntry>> {
@@ -109,12 +130,25 @@ pub(super) fn kind_word(kind: NodeKind) -> &'static str {
 
 /// Times before 1970 are shown as 1970: an epoch has no sign.
 fn epoch_of(time: Time) -> Epoch {
-    Epoch(u64::try_from(time.secs).unwrap_or(0).saturating_mul(1_000_000_000).saturating_add(u64::from(time.nanos)))
+    Epoch(
+        u64::try_from(time.secs)
+            .unwrap_or(0)
+            .saturating_mul(1_000_000_000)
+            .saturating_add(u64::from(time.nanos)),
+    )
 }
 
-pub(super) fn cat(context: &Context, name: &Name, start: u64, length: Option<u64>, output: &mut dyn Output) -> Outcome {
+pub(super) fn cat(
+    context: &Context,
+    name: &Name,
+    start: u64,
+    length: Option<u64>,
+    output: &mut dyn Output,
+) -> Outcome {
     let Some(path) = &name.path else {
-        return Err(Failure::usage(format!("cat needs a file: {name}:/some/path")));
+        return Err(Failure::usage(format!(
+            "cat needs a file: {name}:/some/path"
+        )));
     };
     let found = name.resolve(&context.engine)?;
     context.sync(found.point())?;
@@ -123,12 +157,26 @@ pub(super) fn cat(context: &Context, name: &Name, start: u64, length: Option<u64
     match attr.kind {
         NodeKind::File => {}
         NodeKind::Directory => {
-            return Err(Failure::new("IsADirectory", format!("{name} is a directory")).then(format!("List it: `anabranch ls {name}`.")));
+            return Err(
+                Failure::new("IsADirectory", format!("{name} is a directory"))
+                    .then(format!("List it: `anabranch ls {name}`.")),
+            );
         }
-        kind => return Err(Failure::new("InvalidArgument", format!("{name} is a {}, which has no content", kind_word(kind)))),
+        kind => {
+            return Err(Failure::new(
+                "InvalidArgument",
+                format!("{name} is a {}, which has no content", kind_word(kind)),
+            ));
+        }
     }
     if start > attr.size {
-        return Err(Failure::new("Range", format!("{name} has {} bytes, so nothing starts at {start}", attr.size)));
+        return Err(Failure::new(
+            "Range",
+            format!(
+                "{name} has {} bytes, so nothing starts at {start}",
+                attr.size
+            ),
+        ));
     }
     let mut at = start;
     let end = length.map_or(u64::MAX, |length| start.saturating_add(length));

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use storage_engine::{Durability, Epoch, ForkRequest, Point, Quota, Settings, SnapshotInfo, SnapshotRequest, TimelineInfo};
+use storage_engine::{
+    Durability, Epoch, ForkRequest, Point, Quota, Settings, SnapshotInfo, SnapshotRequest,
+    TimelineInfo,
+};
 
 use crate::agent::labels;
 use crate::owner::context::Context;
@@ -10,9 +13,17 @@ use crate::owner::failure::{Failure, Outcome};
 use crate::owner::instant::{now, rfc3339};
 use crate::owner::name::{Found, Kind, Name, split_engine_name};
 use crate::owner::output::Output;
-use crate::owner::report::{DeleteAnswer, ForkRow, Reference, RestoreAnswer, SnapshotAnswer, State};
+use crate::owner::report::{
+    DeleteAnswer, ForkRow, Reference, RestoreAnswer, SnapshotAnswer, State,
+};
 
-pub(super) fn snapshot(context: &Context, source: &Name, name: &str, expires: Option<Epoch>, output: &mut dyn Output) -> Outcome {
+pub(super) fn snapshot(
+    context: &Context,
+    source: &Name,
+    name: &str,
+    expires: Option<Epoch>,
+    output: &mut dyn Output,
+) -> Outcome {
     let found = source.resolve(&context.engine)?;
     no_path(source)?;
     valid(name)?;
@@ -76,7 +87,10 @@ pub(super) fn fork(context: &Context, wish: &ForkWish<'_>, output: &mut dyn Outp
     let source = State::found(&found).of;
     output.begin(&serde_json::json!({}))?;
     for info in &forks {
-        let epoch = info.origin.as_ref().map_or(info.created, |origin| origin.cutoff);
+        let epoch = info
+            .origin
+            .as_ref()
+            .map_or(info.created, |origin| origin.cutoff);
         output.row(&ForkRow {
             fork: Reference::timeline(info),
             source: source.clone(),
@@ -99,14 +113,25 @@ pub(super) fn delete(context: &Context, name: &Name, output: &mut dyn Output) ->
         Found::Snapshot(info) => &info.labels,
     };
     if owned.contains_key(crds::names::LABEL_OWNER) {
-        return Err(Failure::new("Conflict", format!("{} is kept by a manifest", deleted.short()))
-            .then("Remove its document from the manifest, and `anabranch play` deletes it."));
+        return Err(Failure::new(
+            "Conflict",
+            format!("{} is kept by a manifest", deleted.short()),
+        )
+        .then("Remove its document from the manifest, and `anabranch play` deletes it."));
     }
     match &found {
-        Found::Timeline(_, Some(_)) => return Err(Failure::usage("an instant cannot be deleted: leave the @ away")),
+        Found::Timeline(_, Some(_)) => {
+            return Err(Failure::usage(
+                "an instant cannot be deleted: leave the @ away",
+            ));
+        }
         Found::Timeline(info, None) => {
             if info.settings.protected {
-                return Err(storage_engine::Error::new(storage_engine::ErrorKind::Protected, format!("{} is protected", deleted.short())).into());
+                return Err(storage_engine::Error::new(
+                    storage_engine::ErrorKind::Protected,
+                    format!("{} is protected", deleted.short()),
+                )
+                .into());
             }
             context.host.release(info.id)?;
             context.engine.delete_timeline(info.id)?;
@@ -117,14 +142,24 @@ pub(super) fn delete(context: &Context, name: &Name, output: &mut dyn Output) ->
     output.begin(&DeleteAnswer { deleted })
 }
 
-pub(super) fn restore(context: &Context, name: &Name, to: &Name, output: &mut dyn Output) -> Outcome {
+pub(super) fn restore(
+    context: &Context,
+    name: &Name,
+    to: &Name,
+    output: &mut dyn Output,
+) -> Outcome {
     let info = name.resolve_timeline(&context.engine, "restore")?;
     no_path(name)?;
     no_path(to)?;
     let target = to.resolve(&context.engine)?;
     if target.point() == Point::Now(info.id) {
-        return Err(Failure::usage(format!("{} is in that state already", Reference::timeline(&info).short()))
-            .then(format!("Name a snapshot, or an instant: `anabranch restore {name} {name}@-10m`.")));
+        return Err(Failure::usage(format!(
+            "{} is in that state already",
+            Reference::timeline(&info).short()
+        ))
+        .then(format!(
+            "Name a snapshot, or an instant: `anabranch restore {name} {name}@-10m`."
+        )));
     }
     // What is in a mount's cache belongs to the state before.
     context.host.sync(info.id)?;
@@ -136,7 +171,10 @@ pub(super) fn restore(context: &Context, name: &Name, to: &Name, output: &mut dy
     // Without retention, the instant that the snapshot pins is the one that stays readable.
     let before = match &kept {
         Some(snapshot) => snapshot.epoch,
-        None => after.origins.last().map_or(after.created, |origin| origin.since),
+        None => after
+            .origins
+            .last()
+            .map_or(after.created, |origin| origin.since),
     };
     output.begin(&RestoreAnswer {
         timeline: Reference::timeline(&after),
@@ -153,10 +191,19 @@ fn keep(context: &Context, info: &TimelineInfo) -> Outcome<Option<SnapshotInfo>>
     if !info.settings.retain.is_zero() {
         return Ok(None);
     }
-    let Some((_, namespace, name)) = split_engine_name(&info.name) else { return Ok(None) };
-    let time: String = rfc3339(now()).chars().filter(char::is_ascii_digit).take(17).collect();
+    let Some((_, namespace, name)) = split_engine_name(&info.name) else {
+        return Ok(None);
+    };
+    let time: String = rfc3339(now())
+        .chars()
+        .filter(char::is_ascii_digit)
+        .take(17)
+        .collect();
     let room = crds::names::NAME_MAX - "-before-".len() - time.len();
-    let start = name.get(..room).unwrap_or(name).trim_end_matches(['-', '.']);
+    let start = name
+        .get(..room)
+        .unwrap_or(name)
+        .trim_end_matches(['-', '.']);
     let snapshot = context.engine.snapshot(SnapshotRequest {
         id: None,
         name: Kind::Snapshot.engine_name(namespace, &format!("{start}-before-{time}")),
@@ -170,7 +217,9 @@ fn keep(context: &Context, info: &TimelineInfo) -> Outcome<Option<SnapshotInfo>>
 fn no_path(name: &Name) -> Outcome {
     match &name.path {
         None => Ok(()),
-        Some(_) => Err(Failure::usage(format!("{name}: a whole timeline is meant here, so leave the path away"))),
+        Some(_) => Err(Failure::usage(format!(
+            "{name}: a whole timeline is meant here, so leave the path away"
+        ))),
     }
 }
 
@@ -187,7 +236,11 @@ fn valid(name: &str) -> Outcome {
     let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.';
     let edge = |b: Option<&u8>| b.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
     let bytes = name.as_bytes();
-    if bytes.len() <= 253 && bytes.iter().all(|b| allowed(*b)) && edge(bytes.first()) && edge(bytes.last()) {
+    if bytes.len() <= 253
+        && bytes.iter().all(|b| allowed(*b))
+        && edge(bytes.first())
+        && edge(bytes.last())
+    {
         return Ok(());
     }
     Err(Failure::usage(format!(

@@ -12,16 +12,27 @@ use crate::owner::name::{Found, Name, split_engine_name};
 use crate::owner::output::Output;
 use crate::owner::report::{OriginText, Reference, RestoreText, TreeRow, TreeSnapshot};
 
-pub(super) fn tree(context: &Context, name: Option<&Name>, namespace: Option<&str>, output: &mut dyn Output) -> Outcome {
+pub(super) fn tree(
+    context: &Context,
+    name: Option<&Name>,
+    namespace: Option<&str>,
+    output: &mut dyn Output,
+) -> Outcome {
     let engine = &context.engine;
     let live = engine.timelines();
     let deleted = engine.deleted_timelines();
     let mut snapshots: BTreeMap<TimelineId, Vec<SnapshotInfo>> = BTreeMap::new();
     for snapshot in engine.snapshots()? {
-        snapshots.entry(snapshot.timeline).or_default().push(snapshot);
+        snapshots
+            .entry(snapshot.timeline)
+            .or_default()
+            .push(snapshot);
     }
-    let mut shown: BTreeSet<TimelineId> =
-        live.iter().filter(|info| namespace.is_none_or(|wanted| within(info, wanted))).map(|info| info.id).collect();
+    let mut shown: BTreeSet<TimelineId> = live
+        .iter()
+        .filter(|info| namespace.is_none_or(|wanted| within(info, wanted)))
+        .map(|info| info.id)
+        .collect();
     if let Some(name) = name {
         let one = match name.resolve(engine)? {
             Found::Timeline(info, _) => info.id,
@@ -33,16 +44,31 @@ pub(super) fn tree(context: &Context, name: Option<&Name>, namespace: Option<&st
     let gone = needed_ancestors(&live, &deleted, &shown, &snapshots, name.is_some());
     output.begin(&serde_json::json!({}))?;
     for info in deleted.iter().filter(|info| gone.contains(&info.id)) {
-        output.row(&row(engine, info, snapshots.remove(&info.id).unwrap_or_default(), true))?;
+        output.row(&row(
+            engine,
+            info,
+            snapshots.remove(&info.id).unwrap_or_default(),
+            true,
+        ))?;
     }
     for info in live.iter().filter(|info| shown.contains(&info.id)) {
         context.host.sync(info.id)?;
-        let mut row = row(engine, info, snapshots.remove(&info.id).unwrap_or_default(), false);
+        let mut row = row(
+            engine,
+            info,
+            snapshots.remove(&info.id).unwrap_or_default(),
+            false,
+        );
         // A timeline that was deleted since it was listed shows no bytes.
         if let Ok(usage) = engine.usage(info.id) {
             (row.divergent_bytes, row.logical_bytes) = (usage.divergent_bytes, usage.logical_bytes);
         }
-        row.mounts = context.host.mounts(info.id).iter().map(|path| path.display().to_string()).collect();
+        row.mounts = context
+            .host
+            .mounts(info.id)
+            .iter()
+            .map(|path| path.display().to_string())
+            .collect();
         output.row(&row)?;
     }
     Ok(())
@@ -103,8 +129,11 @@ fn needed_ancestors(
     snapshots: &BTreeMap<TimelineId, Vec<SnapshotInfo>>,
     one_family: bool,
 ) -> BTreeSet<TimelineId> {
-    let parents: BTreeMap<TimelineId, TimelineId> =
-        live.iter().chain(deleted).filter_map(|info| Some((info.id, info.origin.as_ref()?.parent))).collect();
+    let parents: BTreeMap<TimelineId, TimelineId> = live
+        .iter()
+        .chain(deleted)
+        .filter_map(|info| Some((info.id, info.origin.as_ref()?.parent)))
+        .collect();
     let dead: BTreeSet<TimelineId> = deleted.iter().map(|info| info.id).collect();
     let mut pending: Vec<TimelineId> = shown.iter().copied().collect();
     if !one_family {
@@ -121,7 +150,11 @@ fn needed_ancestors(
 }
 
 /// Every timeline that has an ancestor in common with this one.
-fn family(live: &[TimelineInfo], deleted: &[TimelineInfo], one: TimelineId) -> BTreeSet<TimelineId> {
+fn family(
+    live: &[TimelineInfo],
+    deleted: &[TimelineInfo],
+    one: TimelineId,
+) -> BTreeSet<TimelineId> {
     let mut family = BTreeSet::from([one]);
     // As many rounds as the lineage is deep at most.
     loop {

@@ -8,8 +8,17 @@ use crate::owner::name::{Found, Name, split_engine_name};
 use crate::owner::output::{Event, Output, Progress};
 use crate::owner::report::{CheckEnd, Reference, UsageRow, UsageTotals};
 
-pub(super) fn du(context: &Context, names: &[Name], namespace: Option<&str>, output: &mut dyn Output) -> Outcome {
-    let timelines = if names.is_empty() { in_namespace(context, namespace) } else { named(context, names)? };
+pub(super) fn du(
+    context: &Context,
+    names: &[Name],
+    namespace: Option<&str>,
+    output: &mut dyn Output,
+) -> Outcome {
+    let timelines = if names.is_empty() {
+        in_namespace(context, namespace)
+    } else {
+        named(context, names)?
+    };
     output.begin(&serde_json::json!({}))?;
     let mut totals = UsageTotals::default();
     for info in timelines {
@@ -17,7 +26,9 @@ pub(super) fn du(context: &Context, names: &[Name], namespace: Option<&str>, out
         let usage = match context.engine.usage(info.id) {
             Ok(usage) => usage,
             // Deleted since it was listed.
-            Err(e) if names.is_empty() && e.kind() == storage_engine::ErrorKind::NotFound => continue,
+            Err(e) if names.is_empty() && e.kind() == storage_engine::ErrorKind::NotFound => {
+                continue;
+            }
             Err(e) => return Err(e.into()),
         };
         totals.logical_bytes += usage.logical_bytes;
@@ -39,10 +50,16 @@ fn named(context: &Context, names: &[Name]) -> Outcome<Vec<TimelineInfo>> {
     for name in names {
         match name.resolve(&context.engine)? {
             Found::Timeline(info, None) => all.push(info),
-            Found::Timeline(_, Some(_)) => return Err(Failure::usage(format!("{name}: du counts the present: leave the @ away"))),
+            Found::Timeline(_, Some(_)) => {
+                return Err(Failure::usage(format!(
+                    "{name}: du counts the present: leave the @ away"
+                )));
+            }
             Found::Snapshot(_) => {
-                return Err(Failure::usage(format!("{name} is a snapshot, which has no bytes of its own"))
-                    .then("`anabranch get snapshots -o wide` shows its size."));
+                return Err(Failure::usage(format!(
+                    "{name} is a snapshot, which has no bytes of its own"
+                ))
+                .then("`anabranch get snapshots -o wide` shows its size."));
             }
         }
     }
@@ -52,7 +69,11 @@ fn named(context: &Context, names: &[Name]) -> Outcome<Vec<TimelineInfo>> {
 /// The timelines of a namespace, or all, in the order of their names.
 pub(super) fn in_namespace(context: &Context, namespace: Option<&str>) -> Vec<TimelineInfo> {
     let mut all = context.engine.timelines();
-    all.retain(|info| namespace.is_none_or(|wanted| split_engine_name(&info.name).is_some_and(|(_, own, _)| own == wanted)));
+    all.retain(|info| {
+        namespace.is_none_or(|wanted| {
+            split_engine_name(&info.name).is_some_and(|(_, own, _)| own == wanted)
+        })
+    });
     all.sort_by(|a, b| a.name.cmp(&b.name));
     all
 }
@@ -64,8 +85,16 @@ pub(super) fn check(context: &Context, output: &mut dyn Output) -> Outcome {
     }
     let mut gone: Outcome = Ok(());
     let report = context.engine.check(|progress| {
-        let what = format!("checking ({})", format!("{:?}", progress.phase).to_lowercase());
-        let event = Event::Progress(Progress { what, items: progress.done, total_items: progress.total, bytes: 0 });
+        let what = format!(
+            "checking ({})",
+            format!("{:?}", progress.phase).to_lowercase()
+        );
+        let event = Event::Progress(Progress {
+            what,
+            items: progress.done,
+            total_items: progress.total,
+            bytes: 0,
+        });
         if gone.is_ok() {
             gone = output.event(event);
         }
@@ -73,7 +102,8 @@ pub(super) fn check(context: &Context, output: &mut dyn Output) -> Outcome {
     gone?;
     output.begin(&serde_json::json!({"epoch": report.epoch, "position": report.position}))?;
     for finding in &report.findings {
-        let mut row = serde_json::to_value(finding).map_err(|e| Failure::new("Internal", e.to_string()))?;
+        let mut row =
+            serde_json::to_value(finding).map_err(|e| Failure::new("Internal", e.to_string()))?;
         if let Some(fields) = row.as_object_mut() {
             fields.insert("text".to_owned(), finding.to_string().into());
         }
@@ -84,12 +114,16 @@ pub(super) fn check(context: &Context, output: &mut dyn Output) -> Outcome {
         errors: report.errors,
         notes: report.notes,
         omitted: report.omitted,
-        counts: serde_json::to_value(&report.counts).map_err(|e| Failure::new("Internal", e.to_string()))?,
+        counts: serde_json::to_value(report.counts)
+            .map_err(|e| Failure::new("Internal", e.to_string()))?,
         text: report.to_string(),
     })?;
     if report.is_sound() {
         return Ok(());
     }
-    Err(Failure::new("Damaged", format!("the store is damaged: {} errors", report.errors))
-        .then("The lines above name what is affected; everything else can be read."))
+    Err(Failure::new(
+        "Damaged",
+        format!("the store is damaged: {} errors", report.errors),
+    )
+    .then("The lines above name what is affected; everything else can be read."))
 }

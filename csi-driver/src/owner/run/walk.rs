@@ -21,16 +21,24 @@ pub(super) fn walk(volume: &Volume, path: &[u8], follow: bool) -> Outcome<Attr> 
         }
         let Some(parent) = at.last() else { break };
         if parent.kind != NodeKind::Directory {
-            return Err(Failure::new("NotADirectory", format!("{}: a part of the path is not a directory", text(path))));
+            return Err(Failure::new(
+                "NotADirectory",
+                format!("{}: a part of the path is not a directory", text(path)),
+            ));
         }
-        let attr = volume.lookup(parent.ino, &name).map_err(|e| match e.kind() {
-            ErrorKind::NotFound => Failure::not_found(format!("{} does not exist", text(path))),
-            _ => Failure::from(e),
-        })?;
+        let attr = volume
+            .lookup(parent.ino, &name)
+            .map_err(|e| match e.kind() {
+                ErrorKind::NotFound => Failure::not_found(format!("{} does not exist", text(path))),
+                _ => Failure::from(e),
+            })?;
         if attr.kind == NodeKind::Symlink && (follow || !pending.is_empty()) {
             links += 1;
             if links > MOST_LINKS {
-                return Err(Failure::new("InvalidArgument", format!("{}: too many symbolic links", text(path))));
+                return Err(Failure::new(
+                    "InvalidArgument",
+                    format!("{}: too many symbolic links", text(path)),
+                ));
             }
             let target = volume.read_link(attr.ino)?;
             if target.starts_with(b"/") {
@@ -41,12 +49,17 @@ pub(super) fn walk(volume: &Volume, path: &[u8], follow: bool) -> Outcome<Attr> 
         }
         at.push(attr);
     }
-    at.pop().ok_or_else(|| Failure::not_found(format!("{} does not exist", text(path))))
+    at.pop()
+        .ok_or_else(|| Failure::not_found(format!("{} does not exist", text(path))))
 }
 
 /// The parts of a path, the last one first.
 fn components(path: &[u8]) -> Vec<Vec<u8>> {
-    path.split(|b| *b == b'/').rev().filter(|part| !part.is_empty() && *part != b".").map(<[u8]>::to_vec).collect()
+    path.split(|b| *b == b'/')
+        .rev()
+        .filter(|part| !part.is_empty() && *part != b".")
+        .map(<[u8]>::to_vec)
+        .collect()
 }
 
 /// Splits a path into its directory and its last part; `None` for the root.
@@ -82,7 +95,10 @@ mod tests {
 
     #[test]
     fn paths_split_and_join() {
-        assert_eq!(split_last(b"/a//b/./c"), Some((b"/a/b".to_vec(), b"c".to_vec())));
+        assert_eq!(
+            split_last(b"/a//b/./c"),
+            Some((b"/a/b".to_vec(), b"c".to_vec()))
+        );
         assert_eq!(split_last(b"/c"), Some((b"".to_vec(), b"c".to_vec())));
         assert_eq!(split_last(b"/"), None);
         assert_eq!(join(b"/", b"a"), b"/a");

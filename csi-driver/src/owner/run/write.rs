@@ -2,7 +2,9 @@
 
 use std::io::{self, Read};
 
-use storage_engine::{Attr, Caller, ErrorKind, Ino, NewNode, NodeKind, RenameMode, Volume, WriteOptions};
+use storage_engine::{
+    Attr, Caller, ErrorKind, Ino, NewNode, NodeKind, RenameMode, Volume, WriteOptions,
+};
 
 use super::volume_options;
 use super::walk::{split_last, text, walk};
@@ -25,26 +27,55 @@ pub(super) struct PutWish {
 
 /// Writes the whole input into a file that nobody sees, then gives it its name: readers see the old content
 /// or the new one, and a put that is cut off leaves nothing behind.
-pub(super) fn put(context: &Context, name: &Name, wish: &PutWish, input: &mut dyn Read, output: &mut dyn Output) -> Outcome {
+pub(super) fn put(
+    context: &Context,
+    name: &Name,
+    wish: &PutWish,
+    input: &mut dyn Read,
+    output: &mut dyn Output,
+) -> Outcome {
     let Some((directory, last)) = name.path.as_deref().and_then(split_last) else {
-        return Err(Failure::usage(format!("put needs a file: {}:/some/path", name.name)));
+        return Err(Failure::usage(format!(
+            "put needs a file: {}:/some/path",
+            name.name
+        )));
     };
     let path = name.path_or_root();
     if path.ends_with(b"/") {
-        return Err(Failure::usage(format!("put needs a file, and {} ends with a slash", text(path))));
+        return Err(Failure::usage(format!(
+            "put needs a file, and {} ends with a slash",
+            text(path)
+        )));
     }
     let (timeline, volume) = writable(context, name, "put")?;
-    let caller = Caller { uid: wish.uid, gid: wish.gid, ..Caller::default() };
+    let caller = Caller {
+        uid: wish.uid,
+        gid: wish.gid,
+        ..Caller::default()
+    };
     let parent = make_directories(&volume, &caller, &directory)?;
     let before = present(volume.lookup(parent, &last))?;
-    if before.as_ref().is_some_and(|attr| attr.kind == NodeKind::Directory) {
-        return Err(Failure::new("IsADirectory", format!("{name} is a directory")));
+    if before
+        .as_ref()
+        .is_some_and(|attr| attr.kind == NodeKind::Directory)
+    {
+        return Err(Failure::new(
+            "IsADirectory",
+            format!("{name} is a directory"),
+        ));
     }
     let old = before.as_ref().map(|attr| attr.ino);
     let replaced = before.filter(|attr| attr.kind == NodeKind::File);
-    let mode = wish.mode.or(replaced.as_ref().map(|attr| attr.mode)).unwrap_or(0o644);
+    let mode = wish
+        .mode
+        .or(replaced.as_ref().map(|attr| attr.mode))
+        .unwrap_or(0o644);
     let owner = match &replaced {
-        Some(attr) => Caller { uid: attr.uid, gid: attr.gid, ..Caller::default() },
+        Some(attr) => Caller {
+            uid: attr.uid,
+            gid: attr.gid,
+            ..Caller::default()
+        },
         None => caller,
     };
     let file = volume.create_unlinked(&owner, parent, mode)?;
@@ -60,11 +91,20 @@ pub(super) fn put(context: &Context, name: &Name, wish: &PutWish, input: &mut dy
         }
     };
     if let Some(old) = old {
-        reap(context.host.mounts(volume.timeline()).is_empty(), &volume, old)?;
+        reap(
+            context.host.mounts(volume.timeline()).is_empty(),
+            &volume,
+            old,
+        )?;
     }
     volume.fsync(file.ino)?;
     context.host.settle(volume.timeline());
-    output.begin(&PutAnswer { timeline, path: PathText::from(path), size, replaced: replaced.is_some() })
+    output.begin(&PutAnswer {
+        timeline,
+        path: PathText::from(path),
+        size,
+        replaced: replaced.is_some(),
+    })
 }
 
 fn fill(volume: &Volume, caller: &Caller, ino: Ino, input: &mut dyn Read) -> Outcome<u64> {
@@ -82,7 +122,13 @@ fn fill(volume: &Volume, caller: &Caller, ino: Ino, input: &mut dyn Read) -> Out
         }
         let mut at = 0;
         while at < filled {
-            let n = volume.write(caller, ino, size, &buffer[at..filled], WriteOptions::default())?;
+            let n = volume.write(
+                caller,
+                ino,
+                size,
+                &buffer[at..filled],
+                WriteOptions::default(),
+            )?;
             if n == 0 {
                 return Err(Failure::new("Io", "nothing more could be written"));
             }
@@ -103,7 +149,14 @@ fn give_name(volume: &Volume, caller: &Caller, ino: Ino, parent: Ino, name: &[u8
     }
     let passing = format!(".anabranch-put-{}-{}", std::process::id(), ino.0);
     volume.link(caller, ino, parent, passing.as_bytes())?;
-    if let Err(error) = volume.rename(caller, parent, passing.as_bytes(), parent, name, RenameMode::Replace) {
+    if let Err(error) = volume.rename(
+        caller,
+        parent,
+        passing.as_bytes(),
+        parent,
+        name,
+        RenameMode::Replace,
+    ) {
         let _ = volume.unlink(caller, parent, passing.as_bytes());
         return Err(error.into());
     }
@@ -113,13 +166,25 @@ fn give_name(volume: &Volume, caller: &Caller, ino: Ino, parent: Ino, name: &[u8
 fn make_directories(volume: &Volume, caller: &Caller, path: &[u8]) -> Outcome<Ino> {
     match walk(volume, path, true) {
         Ok(attr) if attr.kind == NodeKind::Directory => return Ok(attr.ino),
-        Ok(_) => return Err(Failure::new("NotADirectory", format!("{} is not a directory", text(path)))),
+        Ok(_) => {
+            return Err(Failure::new(
+                "NotADirectory",
+                format!("{} is not a directory", text(path)),
+            ));
+        }
         Err(failure) if failure.reason == "NotFound" => {}
         Err(failure) => return Err(failure),
     }
-    let Some((above, last)) = split_last(path) else { return Ok(Ino::ROOT) };
+    let Some((above, last)) = split_last(path) else {
+        return Ok(Ino::ROOT);
+    };
     let parent = make_directories(volume, caller, &above)?;
-    let new = NewNode { kind: NodeKind::Directory, mode: 0o755, rdev: 0, target: b"" };
+    let new = NewNode {
+        kind: NodeKind::Directory,
+        mode: 0o755,
+        rdev: 0,
+        target: b"",
+    };
     match volume.create(caller, parent, &last, &new) {
         Ok(attr) => Ok(attr.ino),
         // Somebody else made it meanwhile, or it is a link that leads nowhere.
@@ -128,25 +193,38 @@ fn make_directories(volume: &Volume, caller: &Caller, path: &[u8]) -> Outcome<In
     }
 }
 
-pub(super) fn rm(context: &Context, names: &[Name], recursive: bool, force: bool, output: &mut dyn Output) -> Outcome {
+pub(super) fn rm(
+    context: &Context,
+    names: &[Name],
+    recursive: bool,
+    force: bool,
+    output: &mut dyn Output,
+) -> Outcome {
     for name in names {
         let Some(path) = &name.path else {
             let mut failure = Failure::usage(format!("rm removes files: {name}:/some/path"));
             if name.kind != Some(Kind::Bucket) {
-                failure = failure.then(format!("To delete all of {name}: `anabranch delete {name}`."));
+                failure = failure.then(format!(
+                    "To delete all of {name}: `anabranch delete {name}`."
+                ));
             }
             return Err(failure);
         };
         let Some((directory, last)) = split_last(path) else {
-            return Err(Failure::usage(format!("the root of {} cannot be removed", name.name)));
+            return Err(Failure::usage(format!(
+                "the root of {} cannot be removed",
+                name.name
+            )));
         };
         let (timeline, volume) = writable(context, name, "rm")?;
         let alone = context.host.mounts(volume.timeline()).is_empty();
         let found = walk(&volume, &directory, true).and_then(|parent| {
-            let attr = volume.lookup(parent.ino, &last).map_err(|e| match e.kind() {
-                ErrorKind::NotFound => Failure::not_found(format!("{name} does not exist")),
-                _ => Failure::from(e),
-            })?;
+            let attr = volume
+                .lookup(parent.ino, &last)
+                .map_err(|e| match e.kind() {
+                    ErrorKind::NotFound => Failure::not_found(format!("{name} does not exist")),
+                    _ => Failure::from(e),
+                })?;
             Ok((parent, attr))
         });
         let (parent, attr) = match found {
@@ -156,7 +234,10 @@ pub(super) fn rm(context: &Context, names: &[Name], recursive: bool, force: bool
         };
         let removed = if attr.kind == NodeKind::Directory {
             if !recursive {
-                return Err(Failure::new("IsADirectory", format!("{name} is a directory")).then("Add -r to remove it with everything in it."));
+                return Err(
+                    Failure::new("IsADirectory", format!("{name} is a directory"))
+                        .then("Add -r to remove it with everything in it."),
+                );
             }
             remove_tree(alone, &volume, parent.ino, &last, attr.ino)?
         } else {
@@ -166,13 +247,23 @@ pub(super) fn rm(context: &Context, names: &[Name], recursive: bool, force: bool
         };
         volume.sync()?;
         context.host.settle(volume.timeline());
-        output.row(&RemovedRow { timeline, path: PathText::from(path.as_slice()), removed })?;
+        output.row(&RemovedRow {
+            timeline,
+            path: PathText::from(path.as_slice()),
+            removed,
+        })?;
     }
     Ok(())
 }
 
 /// Removes a directory and everything below it, deepest first, with memory for one batch per level.
-fn remove_tree(alone: bool, volume: &Volume, parent: Ino, name: &[u8], directory: Ino) -> Outcome<u64> {
+fn remove_tree(
+    alone: bool,
+    volume: &Volume,
+    parent: Ino,
+    name: &[u8],
+    directory: Ino,
+) -> Outcome<u64> {
     let caller = Caller::default();
     let mut removed = 0;
     // (where the directory's name stands, its name, itself)
@@ -228,7 +319,9 @@ pub(crate) fn empty(volume: &Volume) -> Outcome {
 fn reap(alone: bool, volume: &Volume, ino: Ino) -> Outcome {
     if alone {
         match volume.reap(ino) {
-            Err(e) if !matches!(e.kind(), ErrorKind::Stale | ErrorKind::NotFound) => return Err(e.into()),
+            Err(e) if !matches!(e.kind(), ErrorKind::Stale | ErrorKind::NotFound) => {
+                return Err(e.into());
+            }
             _ => {}
         }
     }
@@ -238,9 +331,15 @@ fn reap(alone: bool, volume: &Volume, ino: Ino) -> Outcome {
 fn writable(context: &Context, name: &Name, what: &str) -> Outcome<(Reference, Volume)> {
     let info = name.resolve_timeline(&context.engine, what)?;
     context.host.sync(info.id)?;
-    let volume = context.engine.volume(storage_engine::Point::Now(info.id), volume_options())?;
+    let volume = context
+        .engine
+        .volume(storage_engine::Point::Now(info.id), volume_options())?;
     if volume.read_only() {
-        return Err(storage_engine::Error::new(ErrorKind::ReadOnly, format!("{} is read-only", Reference::timeline(&info).short())).into());
+        return Err(storage_engine::Error::new(
+            ErrorKind::ReadOnly,
+            format!("{} is read-only", Reference::timeline(&info).short()),
+        )
+        .into());
     }
     Ok((Reference::timeline(&info), volume))
 }

@@ -21,25 +21,40 @@ pub struct PlayHost {
 
 impl PlayHost {
     pub fn new(mounts: Option<Mounts>, wake: Sender<Wake>) -> Arc<Self> {
-        Arc::new(Self { mounts, wake: Mutex::new(wake) })
+        Arc::new(Self {
+            mounts,
+            wake: Mutex::new(wake),
+        })
     }
 
     fn of(&self, timeline: TimelineId) -> Vec<csi_driver::mounts::MountInfo> {
-        let Some(mounts) = &self.mounts else { return Vec::new() };
-        mounts.list().into_iter().filter(|mount| mount.timeline == timeline).collect()
+        let Some(mounts) = &self.mounts else {
+            return Vec::new();
+        };
+        mounts
+            .list()
+            .into_iter()
+            .filter(|mount| mount.timeline == timeline)
+            .collect()
     }
 }
 
 impl Host for PlayHost {
     fn sync(&self, timeline: TimelineId) -> Outcome {
         match &self.mounts {
-            Some(mounts) => mounts.sync_timeline(timeline).map_err(|e| failure(&e).during("cannot sync the mount")),
+            Some(mounts) => mounts
+                .sync_timeline(timeline)
+                .map_err(|e| failure(&e).during("cannot sync the mount")),
             None => Ok(()),
         }
     }
 
     fn mounts(&self, timeline: TimelineId) -> Vec<PathBuf> {
-        self.of(timeline).into_iter().filter(|mount| !mount.detached).map(|mount| mount.mount_point).collect()
+        self.of(timeline)
+            .into_iter()
+            .filter(|mount| !mount.detached)
+            .map(|mount| mount.mount_point)
+            .collect()
     }
 
     fn settle(&self, timeline: TimelineId) {
@@ -55,15 +70,22 @@ impl Host for PlayHost {
     }
 
     fn release(&self, timeline: TimelineId) -> Outcome {
-        let Some(mounts) = &self.mounts else { return Ok(()) };
+        let Some(mounts) = &self.mounts else {
+            return Ok(());
+        };
         for mount in self.of(timeline).iter().filter(|mount| !mount.detached) {
             // Its data is going away, so a program that still uses it cannot keep it.
-            mounts.unmount(&mount.id, true).map_err(|e| failure(&e).during("cannot unmount"))?;
+            mounts
+                .unmount(&mount.id, true)
+                .map_err(|e| failure(&e).during("cannot unmount"))?;
         }
         Ok(())
     }
 
     fn stop(&self) -> Outcome {
-        self.wake.lock().send(Wake::Stop).map_err(|_| Failure::owner("it is ending already"))
+        self.wake
+            .lock()
+            .send(Wake::Stop)
+            .map_err(|_| Failure::owner("it is ending already"))
     }
 }

@@ -41,8 +41,17 @@ impl Manifests {
     /// Of these files and folders; nothing is read yet.
     pub fn new(named: &[PathBuf]) -> Self {
         // Made absolute, so that an object's file can be compared whatever the working directory was then.
-        let named = named.iter().map(|path| fs::canonicalize(path).unwrap_or_else(|_| path.clone())).collect();
-        Self { named, loaded: Loaded::default(), unreadable: false, complaints: Vec::new(), missing_since: BTreeMap::new() }
+        let named = named
+            .iter()
+            .map(|path| fs::canonicalize(path).unwrap_or_else(|_| path.clone()))
+            .collect();
+        Self {
+            named,
+            loaded: Loaded::default(),
+            unreadable: false,
+            complaints: Vec::new(),
+            missing_since: BTreeMap::new(),
+        }
     }
 
     /// What was named.
@@ -69,13 +78,21 @@ impl Manifests {
                 self.cannot_read(folder, &error.to_string());
             }
         }
-        self.loaded = load(texts.iter().map(|(file, text)| (file.as_str(), text.as_str())));
-        self.complaints.extend(self.loaded.errors.iter().map(ToString::to_string));
+        self.loaded = load(
+            texts
+                .iter()
+                .map(|(file, text)| (file.as_str(), text.as_str())),
+        );
+        self.complaints
+            .extend(self.loaded.errors.iter().map(ToString::to_string));
     }
 
     fn cannot_read(&mut self, path: &Path, why: &str) {
         self.unreadable = true;
-        self.complaints.push(format!("{}: cannot be read: {why}; what it declared stays as it is", path.display()));
+        self.complaints.push(format!(
+            "{}: cannot be read: {why}; what it declared stays as it is",
+            path.display()
+        ));
     }
 
     /// Brings the kept objects to what the manifests say: new ones get a uid, changed ones a generation, and
@@ -95,7 +112,9 @@ impl Manifests {
                     if errors.is_empty() {
                         objects.put(updated(old, &wanted))?;
                     } else {
-                        taken.refused.insert(key, errors.iter().map(ToString::to_string).collect());
+                        taken
+                            .refused
+                            .insert(key, errors.iter().map(ToString::to_string).collect());
                     }
                 }
                 None => {
@@ -149,8 +168,12 @@ impl Manifests {
 
     /// Whether an object comes from what was named: from a named file that is there, or from a named folder.
     fn ours(&self, object: &Object) -> bool {
-        let Some(file) = object.manifest() else { return false };
-        self.named.iter().any(|named| (named.is_dir() && parent(&file) == named) || (*named == file && file.is_file()))
+        let Some(file) = object.manifest() else {
+            return false;
+        };
+        self.named.iter().any(|named| {
+            (named.is_dir() && parent(&file) == named) || (*named == file && file.is_file())
+        })
     }
 }
 
@@ -160,7 +183,10 @@ fn prepared(object: &Object, file: &Path) -> Object {
     if let Object::Bucket(bucket) = &mut object
         && let Some(source) = &mut bucket.spec.source
     {
-        for place in [&mut source.directory, &mut source.tar].into_iter().flatten() {
+        for place in [&mut source.directory, &mut source.tar]
+            .into_iter()
+            .flatten()
+        {
             let path = Path::new(&place.path);
             if path.is_relative() {
                 place.path = parent(file).join(path).display().to_string();
@@ -168,7 +194,9 @@ fn prepared(object: &Object, file: &Path) -> Object {
         }
     }
     let meta = object.metadata_mut();
-    meta.annotations.get_or_insert_default().insert(MANIFEST.to_owned(), file.display().to_string());
+    meta.annotations
+        .get_or_insert_default()
+        .insert(MANIFEST.to_owned(), file.display().to_string());
     object
 }
 
@@ -196,11 +224,17 @@ mod tests {
 
     impl World {
         fn new() -> Self {
-            Self { folder: tempfile::tempdir().unwrap(), data: tempfile::tempdir().unwrap() }
+            Self {
+                folder: tempfile::tempdir().unwrap(),
+                data: tempfile::tempdir().unwrap(),
+            }
         }
 
         fn write(&self, file: &str, names: &[&str]) {
-            let text: String = names.iter().map(|name| FORK.replace("NAME", name)).collect();
+            let text: String = names
+                .iter()
+                .map(|name| FORK.replace("NAME", name))
+                .collect();
             fs::write(self.folder.path().join(file), text).unwrap();
         }
 
@@ -212,7 +246,11 @@ mod tests {
         }
 
         fn alive(objects: &Objects) -> Vec<String> {
-            objects.iter().filter(|(_, object)| !object.is_being_deleted()).map(|(key, _)| key.name.clone()).collect()
+            objects
+                .iter()
+                .filter(|(_, object)| !object.is_being_deleted())
+                .map(|(key, _)| key.name.clone())
+                .collect()
         }
     }
 
@@ -225,7 +263,11 @@ mod tests {
         assert_eq!(World::alive(&objects), ["one", "two"]);
         world.write("a.yaml", &["one"]);
         let (objects, taken) = world.take(&mut manifests, false);
-        assert_eq!(World::alive(&objects), ["one", "two"], "not at the first look");
+        assert_eq!(
+            World::alive(&objects),
+            ["one", "two"],
+            "not at the first look"
+        );
         assert!(taken.again.is_some());
         std::thread::sleep(SETTLE);
         let (objects, taken) = world.take(&mut manifests, false);
@@ -233,7 +275,11 @@ mod tests {
         assert!(taken.again.is_none());
         fs::remove_file(world.folder.path().join("a.yaml")).unwrap();
         let (objects, _) = world.take(&mut manifests, true);
-        assert_eq!(World::alive(&objects), [""; 0], "a file taken out of a folder that was named");
+        assert_eq!(
+            World::alive(&objects),
+            [""; 0],
+            "a file taken out of a folder that was named"
+        );
     }
 
     #[test]
@@ -241,10 +287,20 @@ mod tests {
         let world = World::new();
         world.write("a.yaml", &["one", "two"]);
         let file = world.folder.path().join("a.yaml");
-        let mut manifests = Manifests::new(&[file.clone()]);
+        let mut manifests = Manifests::new(std::slice::from_ref(&file));
         world.take(&mut manifests, true);
         // Not YAML; an invalid document; not UTF-8; the file is not there.
-        for text in [Some("{ broken".as_bytes()), Some(&FORK.replace("bucket", "bukket").replace("NAME", "one").into_bytes()), Some(b"\xff\xfe"), None] {
+        for text in [
+            Some("{ broken".as_bytes()),
+            Some(
+                &FORK
+                    .replace("bucket", "bukket")
+                    .replace("NAME", "one")
+                    .into_bytes(),
+            ),
+            Some(b"\xff\xfe"),
+            None,
+        ] {
             match text {
                 Some(text) => fs::write(&file, text).unwrap(),
                 None => fs::remove_file(&file).unwrap(),
@@ -270,14 +326,18 @@ mod tests {
         let first = objects.iter().next().unwrap().1.clone();
         let (objects, _) = world.take(&mut manifests, false);
         assert_eq!(objects.iter().next().unwrap().1, &first, "nothing changed");
-        let text = FORK.replace("NAME", "one").replace("lifetime", "readOnly: true, lifetime");
+        let text = FORK
+            .replace("NAME", "one")
+            .replace("lifetime", "readOnly: true, lifetime");
         fs::write(world.folder.path().join("a.yaml"), text).unwrap();
         let (objects, _) = world.take(&mut manifests, false);
         let second = objects.iter().next().unwrap().1;
         assert_eq!(second.uid(), first.uid());
         assert_eq!(second.metadata().generation, Some(2));
         // The source cannot be changed.
-        let text = FORK.replace("NAME", "one").replace("bucket: base", "bucket: other");
+        let text = FORK
+            .replace("NAME", "one")
+            .replace("bucket: base", "bucket: other");
         fs::write(world.folder.path().join("a.yaml"), text).unwrap();
         let (objects, taken) = world.take(&mut manifests, false);
         assert_eq!(objects.iter().next().unwrap().1, second);
@@ -291,8 +351,21 @@ mod tests {
         fs::write(world.folder.path().join("a.yaml"), text).unwrap();
         let mut manifests = Manifests::new(&[world.folder.path().to_owned()]);
         let (objects, _) = world.take(&mut manifests, false);
-        let Object::Bucket(bucket) = objects.iter().next().unwrap().1 else { panic!() };
-        let path = &bucket.spec.source.as_ref().unwrap().directory.as_ref().unwrap().path;
-        assert_eq!(Path::new(path), fs::canonicalize(world.folder.path()).unwrap().join("data"));
+        let Object::Bucket(bucket) = objects.iter().next().unwrap().1 else {
+            panic!()
+        };
+        let path = &bucket
+            .spec
+            .source
+            .as_ref()
+            .unwrap()
+            .directory
+            .as_ref()
+            .unwrap()
+            .path;
+        assert_eq!(
+            Path::new(path),
+            fs::canonicalize(world.folder.path()).unwrap().join("data")
+        );
     }
 }

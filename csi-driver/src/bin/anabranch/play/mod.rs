@@ -43,8 +43,13 @@ pub struct Play {
     /// Manifests: files, or folders of .yaml, .yml and .json files. May be given several times.
     #[arg(short = 'f', long = "filename", required = true, num_args = 1.., value_name = "FILE_OR_FOLDER")]
     files: Vec<PathBuf>,
-    /// Where forks are mounted: DIR/<namespace>/<name>.
-    #[arg(long, env = "ANABRANCH_MOUNT", default_value = "anabranch-mounts", value_name = "DIR")]
+    /// Where forks are mounted: `DIR/<namespace>/<name>`.
+    #[arg(
+        long,
+        env = "ANABRANCH_MOUNT",
+        default_value = "anabranch-mounts",
+        value_name = "DIR"
+    )]
     mount: PathBuf,
     /// Mount nothing.
     #[arg(long)]
@@ -81,7 +86,10 @@ impl Play {
     pub fn run(&self, session: &Session) -> Outcome {
         for file in &self.files {
             if !file.exists() {
-                return Err(Failure::not_found(format!("the manifest {} does not exist", file.display())));
+                return Err(Failure::not_found(format!(
+                    "the manifest {} does not exist",
+                    file.display()
+                )));
             }
         }
         let (wake, woken) = channel();
@@ -90,7 +98,11 @@ impl Play {
         let mut voice = Voice::new();
         let mounts = self.mounts(session, &engine, &mut voice)?;
         let host = PlayHost::new(mounts.clone(), wake.clone());
-        let context = Context { engine: engine.clone(), data: session.data().to_owned(), host: Arc::clone(&host) as Arc<dyn Host> };
+        let context = Context {
+            engine: engine.clone(),
+            data: session.data().to_owned(),
+            host: Arc::clone(&host) as Arc<dyn Host>,
+        };
         let server = Server::start(session.data(), context)?;
         let outcome = self.play(session, &engine, host, mounts.clone(), voice, wake, &woken);
         server.stop(GRACE);
@@ -99,7 +111,12 @@ impl Play {
     }
 
     /// Takes over what a killed predecessor left, before anything else.
-    fn mounts(&self, session: &Session, engine: &Engine, voice: &mut Voice) -> Outcome<Option<Mounts>> {
+    fn mounts(
+        &self,
+        session: &Session,
+        engine: &Engine,
+        voice: &mut Voice,
+    ) -> Outcome<Option<Mounts>> {
         let directory = session.data().join(DIRECTORY).join("keeper");
         let serve = !self.no_mount && !self.once;
         // Without mounts of our own, a keeper is only of interest when a predecessor left one.
@@ -114,11 +131,17 @@ impl Play {
         let taken = mounts.take_over().map_err(|e| failure(&e))?;
         let served = taken.iter().filter(|one| one.outcome.is_ok()).count();
         if served > 0 {
-            voice.line(&format!("took over {}", crate::screen::count(served as u64, "mount", "mounts")));
+            voice.line(&format!(
+                "took over {}",
+                crate::screen::count(served as u64, "mount", "mounts")
+            ));
         }
         for one in &taken {
             if let Err(error) = &one.outcome {
-                eprintln!("anabranch: the mount {} of the last process is given up: {error}", one.id);
+                eprintln!(
+                    "anabranch: the mount {} of the last process is given up: {error}",
+                    one.id
+                );
             }
         }
         if serve {
@@ -152,7 +175,11 @@ impl Play {
         );
         voice.line(&format!(
             "playing {} with the store in {} (process {})",
-            self.files.iter().map(|file| file.display().to_string()).collect::<Vec<_>>().join(", "),
+            self.files
+                .iter()
+                .map(|file| file.display().to_string())
+                .collect::<Vec<_>>()
+                .join(", "),
             session.data().display(),
             std::process::id()
         ));
@@ -172,7 +199,9 @@ impl Play {
         let outcome = running.follow(woken);
         running.voice.progress(&[]);
         if outcome.is_ok() && !self.once {
-            running.voice.line("ending: unmounting and closing the store (Ctrl-C again ends at once)");
+            running
+                .voice
+                .line("ending: unmounting and closing the store (Ctrl-C again ends at once)");
         }
         outcome
     }
@@ -204,13 +233,20 @@ impl Running {
             let mut complaints = self.manifests.complaints.clone();
             for (key, errors) in &taken.refused {
                 let name = csi_driver::agent::objects::short_name(key);
-                complaints.extend(errors.iter().map(|error| format!("{name}: {error}; it stays as it is")));
+                complaints.extend(
+                    errors
+                        .iter()
+                        .map(|error| format!("{name}: {error}; it stays as it is")),
+                );
             }
             self.voice.complaints(&complaints);
             let pass = self.agent.pass(&mut self.objects)?;
             self.voice.states(&pass, &self.objects);
             self.retaining.store(
-                self.engine.timelines().iter().any(|info| !info.settings.retain.is_zero()),
+                self.engine
+                    .timelines()
+                    .iter()
+                    .any(|info| !info.settings.retain.is_zero()),
                 Ordering::SeqCst,
             );
             let mut again = taken.again;
@@ -236,8 +272,15 @@ impl Running {
     }
 
     /// Waits until something is to be done. True when that is the end.
-    fn wait(&mut self, woken: &Receiver<Wake>, again: Option<Instant>, next: Option<crds::Epoch>) -> bool {
-        let due = next.map(|at| Instant::now() + Duration::from_nanos(at.0.saturating_sub(self.engine.now())));
+    fn wait(
+        &mut self,
+        woken: &Receiver<Wake>,
+        again: Option<Instant>,
+        next: Option<crds::Epoch>,
+    ) -> bool {
+        let due = next.map(|at| {
+            Instant::now() + Duration::from_nanos(at.0.saturating_sub(self.engine.now()))
+        });
         let due = [again, due].into_iter().flatten().min();
         let mut look = Instant::now() + watch::LOOK;
         loop {
@@ -253,7 +296,11 @@ impl Running {
                     return false;
                 }
             }
-            let step = if progress.is_empty() { watch::LOOK } else { Duration::from_millis(100) };
+            let step = if progress.is_empty() {
+                watch::LOOK
+            } else {
+                Duration::from_millis(100)
+            };
             let until = due.map_or(look, |due| due.min(look)).min(now + step);
             match woken.recv_timeout(until.saturating_duration_since(now)) {
                 Ok(Wake::Stop) | Err(RecvTimeoutError::Disconnected) => return true,
@@ -270,8 +317,16 @@ impl Running {
 
     fn sum_up(&mut self, pass: &Pass) {
         let all = pass.states.len();
-        let ready = pass.states.values().filter(|state| state.is_ready()).count();
-        let expired = pass.states.values().filter(|state| matches!(state, crds::conditions::State::Expired(..))).count();
+        let ready = pass
+            .states
+            .values()
+            .filter(|state| state.is_ready())
+            .count();
+        let expired = pass
+            .states
+            .values()
+            .filter(|state| matches!(state, crds::conditions::State::Expired(..)))
+            .count();
         let rest = all - ready - expired;
         let mut text = format!("{ready} of {all} objects ready");
         if expired > 0 {
@@ -286,19 +341,34 @@ impl Running {
 
     fn verdict(&mut self, pass: &Pass, complaints: &[String]) -> Outcome {
         use crds::conditions::State;
-        let waiting = pass.states.values().filter(|state| !matches!(state, State::Ready(..) | State::Expired(..))).count();
+        let waiting = pass
+            .states
+            .values()
+            .filter(|state| !matches!(state, State::Ready(..) | State::Expired(..)))
+            .count();
         if waiting == 0 && complaints.is_empty() {
-            self.voice.line(&format!("{} of {} objects ready", pass.states.len(), pass.states.len()));
+            self.voice.line(&format!(
+                "{} of {} objects ready",
+                pass.states.len(),
+                pass.states.len()
+            ));
             return Ok(());
         }
         let mut what = Vec::new();
         if waiting > 0 {
-            what.push(format!("{waiting} of {} objects are not ready", pass.states.len()));
+            what.push(format!(
+                "{waiting} of {} objects are not ready",
+                pass.states.len()
+            ));
         }
         if !complaints.is_empty() {
-            what.push(format!("{} in the manifests", crate::screen::count(complaints.len() as u64, "error", "errors")));
+            what.push(format!(
+                "{} in the manifests",
+                crate::screen::count(complaints.len() as u64, "error", "errors")
+            ));
         }
-        Err(Failure::new("Manifests", what.join(", and ")).then("The lines above say why; everything else was done."))
+        Err(Failure::new("Manifests", what.join(", and "))
+            .then("The lines above say why; everything else was done."))
     }
 }
 

@@ -20,7 +20,12 @@ pub struct Voice {
 
 impl Voice {
     pub fn new() -> Self {
-        Self { said: BTreeMap::new(), complaints: Vec::new(), summary: String::new(), progress: ProgressLine::new() }
+        Self {
+            said: BTreeMap::new(),
+            complaints: Vec::new(),
+            summary: String::new(),
+            progress: ProgressLine::new(),
+        }
     }
 
     /// A line for people.
@@ -43,7 +48,11 @@ impl Voice {
         if self.complaints == now {
             return;
         }
-        let new: Vec<String> = now.iter().filter(|text| !self.complaints.contains(text)).cloned().collect();
+        let new: Vec<String> = now
+            .iter()
+            .filter(|text| !self.complaints.contains(text))
+            .cloned()
+            .collect();
         for text in &new {
             self.progress.clear();
             eprintln!("anabranch: {text}");
@@ -61,7 +70,9 @@ impl Voice {
             self.line(&format!("{:<28} deleted", short_name(key)));
         }
         for (key, state) in &pass.states {
-            let Some(object) = objects.get(key) else { continue };
+            let Some(object) = objects.get(key) else {
+                continue;
+            };
             let word = state.word().to_owned();
             let text = words(object, state);
             let now = (word, text.clone());
@@ -83,14 +94,25 @@ impl Voice {
 
 fn words(object: &Object, state: &State) -> String {
     match (state, object) {
-        (State::Ready(reason, message), _) if *reason != crds::conditions::Reason::Available => format!("ready: {message}"),
+        (State::Ready(reason, message), _) if *reason != crds::conditions::Reason::Available => {
+            format!("ready: {message}")
+        }
         (State::Ready(..), Object::Fork(fork)) => match fork.spec.count {
             Some(count) => format!("ready ({count} forks)"),
             None => "ready".to_owned(),
         },
         (State::Ready(..), Object::Bucket(bucket)) => {
-            match bucket.status.as_ref().and_then(|status| status.import.as_ref()).filter(|import| import.complete) {
-                Some(import) => format!("ready (imported {} files, {})", import.files, size(import.bytes)),
+            match bucket
+                .status
+                .as_ref()
+                .and_then(|status| status.import.as_ref())
+                .filter(|import| import.complete)
+            {
+                Some(import) => format!(
+                    "ready (imported {} files, {})",
+                    import.files,
+                    size(import.bytes)
+                ),
                 None => "ready".to_owned(),
             }
         }
@@ -101,6 +123,8 @@ fn words(object: &Object, state: &State) -> String {
             }
         }
         (State::Expired(_, message), _) => format!("expired: {message}"),
-        (State::Reconciling(reason, message) | State::Stalled(reason, message), _) => format!("{reason}: {message}"),
+        (State::Reconciling(reason, message) | State::Stalled(reason, message), _) => {
+            format!("{reason}: {message}")
+        }
     }
 }

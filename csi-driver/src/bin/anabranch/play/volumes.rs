@@ -30,7 +30,11 @@ pub struct Round {
 
 impl Volumes {
     pub fn new(mounts: Mounts, top: &Path) -> Self {
-        Self { mounts, top: top.to_owned(), troubles: BTreeMap::new() }
+        Self {
+            mounts,
+            top: top.to_owned(),
+            troubles: BTreeMap::new(),
+        }
     }
 
     /// Mounts what is not mounted, and unmounts what is no longer there.
@@ -40,24 +44,36 @@ impl Volumes {
         for info in engine.timelines() {
             if let Some((Kind::Fork, namespace, name)) = split_engine_name(&info.name) {
                 let place = self.top.join(namespace).join(name);
-                wanted.insert(mount_id(namespace, name), (Point::Now(info.id), place, info.settings.read_only));
+                wanted.insert(
+                    mount_id(namespace, name),
+                    (Point::Now(info.id), place, info.settings.read_only),
+                );
             }
         }
         let present = self.mounts.list();
         for mount in present.iter().filter(|mount| !mount.detached) {
-            let same = wanted.get(&mount.id).is_some_and(|(point, place, read_only)| {
-                *point == mount.point && *place == mount.mount_point && *read_only == mount.read_only
-            });
+            let same = wanted
+                .get(&mount.id)
+                .is_some_and(|(point, place, read_only)| {
+                    *point == mount.point
+                        && *place == mount.mount_point
+                        && *read_only == mount.read_only
+                });
             if same {
                 round.mounted += 1;
                 wanted.remove(&mount.id);
                 continue;
             }
             if let Err(error) = self.mounts.unmount(&mount.id, true) {
-                round.news.push(format!("cannot unmount {}: {error}", mount.mount_point.display()));
+                round.news.push(format!(
+                    "cannot unmount {}: {error}",
+                    mount.mount_point.display()
+                ));
                 round.trouble = true;
             } else if !wanted.contains_key(&mount.id) {
-                round.news.push(format!("unmounted {}", mount.mount_point.display()));
+                round
+                    .news
+                    .push(format!("unmounted {}", mount.mount_point.display()));
                 self.tidy(&mount.mount_point);
             }
         }
@@ -73,7 +89,9 @@ impl Volumes {
                 Err(trouble) => {
                     round.trouble = true;
                     if self.troubles.get(&id) != Some(&trouble) {
-                        round.news.push(format!("cannot mount {}: {trouble}", place.display()));
+                        round
+                            .news
+                            .push(format!("cannot mount {}: {trouble}", place.display()));
                         self.troubles.insert(id, trouble);
                     }
                 }
@@ -84,7 +102,8 @@ impl Volumes {
 
     fn mount(&self, id: &str, point: Point, place: &Path, read_only: bool) -> Result<(), String> {
         if let Some(parent) = place.parent() {
-            fs::create_dir_all(parent).map_err(|e| format!("cannot make {}: {e}", parent.display()))?;
+            fs::create_dir_all(parent)
+                .map_err(|e| format!("cannot make {}: {e}", parent.display()))?;
         }
         let request = MountRequest {
             id: id.to_owned(),
@@ -94,12 +113,18 @@ impl Volumes {
             read_only,
             label: String::new(),
         };
-        self.mounts.mount(request).map(|_| ()).map_err(|error| error.to_string())
+        self.mounts
+            .mount(request)
+            .map(|_| ())
+            .map_err(|error| error.to_string())
     }
 
     /// Removes the empty folders that an unmounted fork leaves below the top.
     fn tidy(&self, place: &Path) {
-        for folder in place.ancestors().take_while(|folder| folder.starts_with(&self.top)) {
+        for folder in place
+            .ancestors()
+            .take_while(|folder| folder.starts_with(&self.top))
+        {
             if fs::remove_dir(folder).is_err() {
                 break;
             }

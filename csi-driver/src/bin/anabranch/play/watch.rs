@@ -49,13 +49,21 @@ impl Watch {
         if let Some(watcher) = &mut watcher {
             for path in named {
                 // A file is often replaced by a rename, so its folder is what has to be watched.
-                let folder = if path.is_dir() { path.as_path() } else { parent(path) };
+                let folder = if path.is_dir() {
+                    path.as_path()
+                } else {
+                    parent(path)
+                };
                 if let Err(error) = watcher.watch(folder, RecursiveMode::NonRecursive) {
                     tracing::warn!(%error, folder = %folder.display(), "no notifications of changed manifests; they are looked at every few seconds");
                 }
             }
         }
-        Self { named: named.to_vec(), seen: None, _watcher: watcher }
+        Self {
+            named: named.to_vec(),
+            seen: None,
+            _watcher: watcher,
+        }
     }
 
     /// Whether the files are others than at the last call of [`changed`](Self::changed), which has to be called then.
@@ -95,7 +103,12 @@ pub fn files(named: &[PathBuf]) -> Vec<PathBuf> {
             continue;
         }
         let mut inside: Vec<PathBuf> = fs::read_dir(path)
-            .map(|entries| entries.filter_map(|entry| Some(entry.ok()?.path())).filter(|path| is_manifest(path)).collect())
+            .map(|entries| {
+                entries
+                    .filter_map(|entry| Some(entry.ok()?.path()))
+                    .filter(|path| is_manifest(path))
+                    .collect()
+            })
             .unwrap_or_default();
         inside.sort();
         all.extend(inside);
@@ -107,14 +120,20 @@ pub fn files(named: &[PathBuf]) -> Vec<PathBuf> {
 }
 
 fn is_manifest(path: &Path) -> bool {
-    let hidden = path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
-    let ending = path.extension().is_some_and(|e| e == "yaml" || e == "yml" || e == "json");
+    let hidden = path
+        .file_name()
+        .is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
+    let ending = path
+        .extension()
+        .is_some_and(|e| e == "yaml" || e == "yml" || e == "json");
     !hidden && ending && path.is_file()
 }
 
 /// The folder of a file; the present one for a bare name.
 pub fn parent(path: &Path) -> &Path {
-    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+    path.parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."))
 }
 
 fn stamps(named: &[PathBuf]) -> Vec<Stamp> {
@@ -122,7 +141,12 @@ fn stamps(named: &[PathBuf]) -> Vec<Stamp> {
         .into_iter()
         .filter_map(|path| {
             let meta = fs::metadata(&path).ok()?;
-            Some(Stamp { path, inode: meta.ino(), size: meta.size(), changed: (meta.ctime(), meta.ctime_nsec()) })
+            Some(Stamp {
+                path,
+                inode: meta.ino(),
+                size: meta.size(),
+                changed: (meta.ctime(), meta.ctime_nsec()),
+            })
         })
         .collect()
 }
@@ -134,12 +158,22 @@ mod tests {
     #[test]
     fn a_folder_is_its_manifests_in_order() {
         let folder = tempfile::tempdir().unwrap();
-        for name in ["b.yaml", "a.yml", "c.json", ".hidden.yaml", "readme.md", "b.yaml~"] {
+        for name in [
+            "b.yaml",
+            "a.yml",
+            "c.json",
+            ".hidden.yaml",
+            "readme.md",
+            "b.yaml~",
+        ] {
             fs::write(folder.path().join(name), "").unwrap();
         }
         fs::create_dir(folder.path().join("sub.yaml")).unwrap();
         let named = [folder.path().to_owned(), folder.path().join("b.yaml")];
-        let found: Vec<_> = files(&named).iter().map(|p| p.file_name().unwrap().to_str().unwrap().to_owned()).collect();
+        let found: Vec<_> = files(&named)
+            .iter()
+            .map(|p| p.file_name().unwrap().to_str().unwrap().to_owned())
+            .collect();
         assert_eq!(found, ["a.yml", "b.yaml", "c.json"]);
     }
 
@@ -149,7 +183,7 @@ mod tests {
         let file = folder.path().join("a.yaml");
         fs::write(&file, "1").unwrap();
         let (wake, woken) = std::sync::mpsc::channel();
-        let mut watch = Watch::new(&[file.clone()], wake);
+        let mut watch = Watch::new(std::slice::from_ref(&file), wake);
         assert!(watch.changed(), "the first look reads");
         assert!(!watch.changed());
         fs::write(&file, "2").unwrap();
@@ -161,6 +195,9 @@ mod tests {
         fs::remove_file(&file).unwrap();
         assert!(watch.changed());
         assert!(!watch.changed());
-        assert!(woken.recv_timeout(Duration::from_secs(5)).is_ok(), "the kernel said so too");
+        assert!(
+            woken.recv_timeout(Duration::from_secs(5)).is_ok(),
+            "the kernel said so too"
+        );
     }
 }
