@@ -444,7 +444,7 @@ impl Subject {
     }
 
     fn chosen_id(&self, step: StepId) -> bool {
-        !self.own_ids || (step / crate::op::SPAN) % 3 != 0
+        !self.own_ids || !(step / crate::op::SPAN).is_multiple_of(3)
     }
 
     fn fork_request(
