@@ -75,8 +75,10 @@ fn as_text<S: serde::Serializer>(bytes: &[u8], s: S) -> Result<S::Ok, S::Error> 
 type Name = (Ino, Vec<u8>);
 /// What a name stands for.
 type Node = (Ino, NodeKind);
-/// What a path stands for at the first and at the second point.
-type Sides = (Option<Node>, Option<Node>);
+/// A path, and what it stands for.
+type Place = (Vec<u8>, Node);
+/// What stood at the first point, and what stands at the second in its place.
+type Sides = (Option<Place>, Option<Place>);
 
 impl Engine {
     /// What differs between two points of any timelines: added, removed, changed and renamed paths with
@@ -180,28 +182,18 @@ impl Comparison<'_> {
         let mut diff = Diff::default();
         let mut renamed = BTreeSet::new();
         self.pair_renames(&mut removed, &mut added, &touched, &mut renamed, &mut diff)?;
-        let mut paths: BTreeMap<Vec<u8>, Sides> = BTreeMap::new();
-        for ((parent, name), node) in removed {
-            paths
-                .entry(join(&self.before, parent, &name)?)
-                .or_default()
-                .0 = Some(node);
-        }
-        for ((parent, name), node) in added {
-            paths
-                .entry(join(&self.after, parent, &name)?)
-                .or_default()
-                .1 = Some(node);
-        }
-        for (path, sides) in paths {
-            self.names(path, sides, &mut diff)?;
+        for sides in self.pair_paths(removed, added)? {
+            self.names(sides, &mut diff)?;
         }
         for (ino, chunks) in &touched {
             if self.same_file(*ino) && !renamed.contains(ino) {
                 self.content(*ino, chunks, &mut diff)?;
             }
         }
-        diff.entries.sort_by(|x, y| x.path.cmp(&y.path));
+        // Of one path, what went stands before what came.
+        let went = |e: &DiffEntry| e.kind != DiffKind::Removed;
+        diff.entries
+            .sort_by(|x, y| (&x.path, went(x)).cmp(&(&y.path, went(y))));
         diff.changed_bytes = diff.entries.iter().map(|e| e.changed_bytes).sum();
         Ok(diff)
     }
@@ -246,10 +238,65 @@ impl Comparison<'_> {
         Ok(())
     }
 
-    /// A path whose name stands for something else, or for nothing, on one side.
-    fn names(&self, path: Vec<u8>, sides: Sides, diff: &mut Diff) -> Result<()> {
+    /// Finds for each name that went the one that came in its place.
+    fn pair_paths(
+        &self,
+        removed: BTreeMap<Name, Node>,
+        added: BTreeMap<Name, Node>,
+    ) -> Result<Vec<Sides>> {
+        let mut came: BTreeMap<Vec<u8>, Node> = BTreeMap::new();
+        for ((parent, name), node) in added {
+            came.insert(join(&self.after, parent, &name)?, node);
+        }
+        let mut sides = Vec::new();
+        let mut replaced = Vec::new();
+        for ((parent, name), node) in removed {
+            let was = join(&self.before, parent, &name)?;
+            let successor = self
+                .successor(parent, &came)?
+                .map(|dir| under(dir, &name))
+                .and_then(|path| came.get(&path).map(|new| (path, *new)));
+            replaced.extend(successor.as_ref().map(|(path, _)| path.clone()));
+            sides.push((Some((was, node)), successor));
+        }
+        for path in replaced {
+            came.remove(&path);
+        }
+        sides.extend(came.into_iter().map(|new| (None, Some(new))));
+        Ok(sides)
+    }
+
+    /// Where a directory of the first tree is in the second one: where it was moved to, or what has
+    /// replaced it. `None` if it is gone: something else that has its path by now (another directory that
+    /// was moved there, or one made where it was before a rename took it away) is not its successor, so
+    /// that what was in it is removed, and not changed.
+    fn successor(&self, dir: Ino, came: &BTreeMap<Vec<u8>, Node>) -> Result<Option<Vec<u8>>> {
+        let mut names = Vec::new();
+        let mut at = dir;
+        let mut path = loop {
+            if self.same_file(at)
+                && let Ok(inode) = self.after.inode(at)
+                && inode.nlink > 0
+            {
+                break self.after.path_of(at)?;
+            }
+            let inode = self.before.inode(at)?;
+            names.push(inode.name);
+            at = inode.parent;
+        };
+        for name in names.iter().rev() {
+            path = under(path, name);
+            if !matches!(came.get(&path), Some((_, NodeKind::Directory))) {
+                return Ok(None);
+            }
+        }
+        Ok(Some(path))
+    }
+
+    /// A name that stands for something else, or for nothing, on one side.
+    fn names(&self, sides: Sides, diff: &mut Diff) -> Result<()> {
         match sides {
-            (Some((old, old_kind)), Some((new, new_kind))) if old_kind == new_kind => {
+            (Some((_, (old, old_kind))), Some((path, (new, new_kind)))) if old_kind == new_kind => {
                 let (differs, changed_bytes) = self.compare_files(old, new)?;
                 if differs {
                     diff.entries.push(DiffEntry {
@@ -263,10 +310,10 @@ impl Comparison<'_> {
                 }
             }
             (old, new) => {
-                if let Some((ino, node)) = old {
+                if let Some((path, (ino, node))) = old {
                     let size = self.before.inode(ino)?.size;
                     diff.entries.push(DiffEntry {
-                        path: path.clone(),
+                        path,
                         kind: DiffKind::Removed,
                         node,
                         size_before: size,
@@ -274,7 +321,7 @@ impl Comparison<'_> {
                         changed_bytes: size,
                     });
                 }
-                if let Some((ino, node)) = new {
+                if let Some((path, (ino, node))) = new {
                     let size = self.after.inode(ino)?.size;
                     diff.entries.push(DiffEntry {
                         path,
@@ -327,10 +374,13 @@ fn entry(view: &View<'_>, parent: Ino, name: &[u8]) -> Result<Option<Node>> {
 }
 
 fn join(view: &View<'_>, parent: Ino, name: &[u8]) -> Result<Vec<u8>> {
-    let mut path = view.path_of(parent)?;
-    if path != b"/" {
-        path.push(b'/');
+    Ok(under(view.path_of(parent)?, name))
+}
+
+fn under(mut dir: Vec<u8>, name: &[u8]) -> Vec<u8> {
+    if dir != b"/" {
+        dir.push(b'/');
     }
-    path.extend_from_slice(name);
-    Ok(path)
+    dir.extend_from_slice(name);
+    dir
 }
