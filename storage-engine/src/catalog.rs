@@ -78,6 +78,14 @@ pub(crate) struct TimelineRecord {
     pub deleted: Option<Epoch>,
 }
 
+impl TimelineRecord {
+    /// What it was forked from; `None` for a root. A restore adds an origin too, from the epoch that it
+    /// was made in; a fork's is from before.
+    pub fn forked_from(&self) -> Option<&Origin> {
+        self.origins.first().filter(|o| o.since < self.created)
+    }
+}
+
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct SnapshotRecord {

@@ -1,7 +1,7 @@
 //! The engine: opening, closing, commits and durability.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -10,28 +10,23 @@ use parking_lot::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use crate::blobs::Blobs;
 use crate::catalog::{Catalog, Quota};
 use crate::clock::{Clock, IdSource, RandomIds, SystemClock};
-use crate::error::{Error, ErrorKind, IoContext, Result};
+use crate::error::{Error, ErrorKind, Result};
+use crate::flush::{Flusher, Unflushed};
 use crate::ids::{Epoch, Ino, Position, SnapshotId, TimelineId};
 use crate::index::keys::RecordKey;
 use crate::index::lineage::{self, Hop, Lineage};
 use crate::index::records::{Record, UsageRecord};
 use crate::log::frame::{Parts, Row};
-use crate::log::reader::{self, Applied};
-use crate::log::segment::segment_term;
+use crate::log::reader::Applied;
 use crate::log::writer::{Durable, LogWriter};
 use crate::observe::{Change, Observation, Observers};
+use crate::open::Recovery;
 use crate::rocks::{Applying, Index};
-use crate::store::{self, Layout, Lock};
+use crate::store::{Layout, Lock};
 
-/// The index is written out when so many bytes of it are only in memory...
-const FLUSH_INDEX_BYTES: usize = 64 << 20;
-/// ... or when the log has grown by so much since: it bounds what recovery reads.
-const FLUSH_LOG_BYTES: u64 = 512 << 20;
 /// Size of a segment: large enough that its making (two syncs) is rare, small enough that a mostly
 /// dead one can be rewritten soon.
 const SEGMENT_BYTES: u64 = 64 << 20;
-/// Smallest size of a segment that makes sense: a few frames.
-const MIN_SEGMENT_BYTES: u64 = 4 << 10;
 
 /// How to open a store.
 #[derive(Clone)]
@@ -88,31 +83,34 @@ pub(crate) struct Inner {
     pub layout: Layout,
     pub clock: Arc<dyn Clock>,
     pub ids: Arc<dyn IdSource>,
-    pub index: Index,
+    pub index: Arc<Index>,
     pub files: Blobs,
     pub catalog: RwLock<Catalog>,
     /// Held while the set of timelines and snapshots changes. Taken before `epoch`.
     pub structure: Mutex<()>,
     /// The open epoch. Commits hold it shared; closing it takes it alone. Taken before a timeline's state.
-    epoch: RwLock<Epoch>,
-    /// The epoch closed last: the newest one that a commit may carry in the log.
-    closed_epoch: Mutex<Epoch>,
+    pub(crate) epoch: RwLock<Epoch>,
+    /// The newest closed epoch that a commit in the log carries: after a restart, whatever the clock says
+    /// then, no commit is at or below it.
+    pub(crate) closed_epoch: Mutex<Epoch>,
     /// Whether anything was committed in the open epoch.
-    dirty: AtomicBool,
-    pub commit: Mutex<CommitState>,
-    durable: Arc<Durable>,
-    live: Mutex<HashMap<TimelineId, Arc<TimelineState>>>,
+    pub(crate) dirty: AtomicBool,
+    pub commit: Arc<Mutex<CommitState>>,
+    pub(crate) durable: Arc<Durable>,
+    pub(crate) flusher: Flusher,
+    pub(crate) recovery: Recovery,
+    pub(crate) live: Mutex<HashMap<TimelineId, Arc<TimelineState>>>,
     pub observers: Arc<Observers>,
-    closed: AtomicBool,
+    pub(crate) closed: AtomicBool,
     /// Last, so that it is given up last.
-    _lock: Lock,
+    pub(crate) _lock: Lock,
 }
 
 /// The end of the log; whoever holds it commits.
 pub(crate) struct CommitState {
     pub log: LogWriter,
-    unflushed: usize,
-    flushed_at: Position,
+    /// What of the index is only in memory.
+    pub unflushed: Unflushed,
 }
 
 /// What is kept in memory of a timeline that is in use.
@@ -133,121 +131,6 @@ pub(crate) struct TimelineInner {
 }
 
 impl Engine {
-    /// Opens the store in `dir`, and recovers it: a torn end of the log is cut, and what the index
-    /// lacks is applied from the log.
-    ///
-    /// # Errors
-    /// `Locked` if another process owns it, `NotFound` without a store there and without `create`,
-    /// `UnsupportedFormat` for a store of a newer version, `Corrupt` for damage before the end of the log.
-    /// Cost: the log written since the index was last flushed (at most about 512 MiB), and the catalog.
-    pub fn open(dir: impl AsRef<Path>, options: Options) -> Result<Self> {
-        let layout = Layout {
-            root: dir.as_ref().to_owned(),
-        };
-        if options.create {
-            std::fs::create_dir_all(&layout.root).context("create", &layout.root)?;
-        } else if !layout.store_json().exists() && !layout.log().exists() {
-            return Err(Error::not_found(format!(
-                "a store in {}",
-                layout.root.display()
-            )));
-        }
-        let lock = store::lock(&layout)?;
-        let store = store::open(&layout, options.create, &*options.ids)?;
-        let store_id = store::store_id(&store)?;
-        let index = Index::open(&layout.index())?;
-        let (applied, mut epoch) = index.applied()?.unwrap_or((
-            Applied {
-                position: Position(0),
-                chain: [0; 32],
-            },
-            Epoch(0),
-        ));
-        let mut segments = reader::segments(&layout.log())?;
-        let mut unflushed = 0;
-        let end = reader::replay(&mut segments, applied, |frame| {
-            epoch = epoch.max(frame.header.epoch);
-            let behind = Position(frame.header.position.0 + frame.header.total());
-            let commit = Applying {
-                timeline: frame.header.timeline,
-                epoch: frame.header.epoch,
-                frame: frame.header.position,
-                rows: &frame.rows,
-                applied: Applied {
-                    position: behind,
-                    chain: frame.header.chain,
-                },
-            };
-            unflushed += index.apply(&commit)?;
-            if unflushed > FLUSH_INDEX_BYTES {
-                index.flush(true)?;
-                unflushed = 0;
-            }
-            Ok(())
-        })?;
-        // What was replayed is in the log's files, but nobody has said that it is on disk.
-        for segment in segments
-            .iter()
-            .filter(|s| s.header.base.0 + s.len > applied.position.0)
-        {
-            segment.file.sync_data().context("sync", &segment.path)?;
-        }
-        let mut catalog = Catalog::default();
-        index.catalog(|key, value| catalog.load(key, value))?;
-        for timeline in catalog.timelines.values() {
-            epoch = epoch.max(timeline.created);
-            epoch = timeline
-                .origins
-                .iter()
-                .map(|o| o.since)
-                .fold(epoch, Epoch::max);
-        }
-        for snapshot in catalog.snapshots.values() {
-            epoch = epoch.max(snapshot.created);
-        }
-        let open_epoch = Epoch(options.clock.now().max(epoch.0 + 1));
-        // An older store.json, put back by somebody, must not make segments of names that exist.
-        let term = segments
-            .iter()
-            .map(|s| segment_term(s.header.id).saturating_add(1))
-            .fold(store.term, u32::max);
-        let segment_bytes = options.segment_bytes.max(MIN_SEGMENT_BYTES);
-        let log = LogWriter::new(
-            layout.log(),
-            store_id,
-            term,
-            segment_bytes,
-            end.position,
-            end.chain,
-        );
-        let durable = log.durable();
-        let inner = Inner {
-            files: Blobs::new(layout.clone()),
-            layout,
-            clock: options.clock,
-            ids: options.ids,
-            index,
-            catalog: RwLock::new(catalog),
-            structure: Mutex::new(()),
-            epoch: RwLock::new(open_epoch),
-            closed_epoch: Mutex::new(epoch),
-            dirty: AtomicBool::new(false),
-            commit: Mutex::new(CommitState {
-                log,
-                unflushed,
-                flushed_at: applied.position,
-            }),
-            durable,
-            live: Mutex::new(HashMap::new()),
-            observers: Arc::default(),
-            closed: AtomicBool::new(false),
-            _lock: lock,
-        };
-        Ok(Self {
-            inner: Arc::new(inner),
-        })
-    }
-
     /// Makes everything durable, writes the index out and gives the store free; every later call on a
     /// clone of this handle fails. Cost: what of the index is only in memory.
     pub fn close(self) -> Result<()> {
@@ -257,8 +140,14 @@ impl Engine {
         if inner.closed.swap(true, Ordering::AcqRel) {
             return Ok(());
         }
+        inner.flusher.stop();
         commit.log.close()?;
         inner.index.flush(true)
+    }
+
+    /// What opening this store had to do.
+    pub fn recovery(&self) -> Recovery {
+        self.inner.recovery
     }
 
     /// Everything committed so far is on disk when this returns. Cost: one sync, or none.
@@ -278,7 +167,8 @@ impl Engine {
     }
 
     /// Closes the open epoch if anything was committed in it, so that this instant stays readable
-    /// within retention. Returns the newest closed epoch. Cost: constant, no I/O.
+    /// within retention. Returns the newest closed epoch in which anything was committed. Cost: constant,
+    /// no I/O.
     pub fn tick(&self) -> Result<Epoch> {
         self.inner.check_open()?;
         let mut epoch = self.inner.exclusive_epoch();
@@ -341,12 +231,14 @@ impl Inner {
     pub fn close_epoch(&self, epoch: &mut RwLockWriteGuard<'_, Epoch>) -> Epoch {
         let closed = **epoch;
         **epoch = Epoch(self.clock.now().max(closed.0 + 1));
-        self.dirty.store(false, Ordering::Release);
-        *self.closed_epoch.lock() = closed;
+        // Without a commit in it, nothing would keep a later run from opening it again.
+        if self.dirty.swap(false, Ordering::AcqRel) {
+            *self.closed_epoch.lock() = closed;
+        }
         closed
     }
 
-    /// Closes the epoch if anything was committed in it; returns the newest closed one.
+    /// Closes the epoch if anything was committed in it; returns the newest closed one that has a commit.
     pub fn close_if_dirty(&self, epoch: &mut RwLockWriteGuard<'_, Epoch>) -> Epoch {
         if self.dirty.load(Ordering::Acquire) {
             self.close_epoch(epoch);
@@ -392,16 +284,8 @@ impl Inner {
                 return Err(e);
             }
         };
-        commit.unflushed += size;
-        if commit.unflushed > FLUSH_INDEX_BYTES || end.0 - commit.flushed_at.0 > FLUSH_LOG_BYTES {
-            // The index must never be ahead of a durable log.
-            self.durable.sync()?;
-            if let Err(e) = self.index.flush(false) {
-                self.durable.poison();
-                return Err(e);
-            }
-            commit.unflushed = 0;
-            commit.flushed_at = end;
+        if commit.unflushed.add(size, end) {
+            self.flusher.ask();
         }
         Ok(end)
     }
@@ -546,6 +430,7 @@ impl Drop for Inner {
     /// RocksDB writes out what it has in memory when it is closed, asked or not: the log must be on disk
     /// before, as it is before every other flush.
     fn drop(&mut self) {
+        self.flusher.stop();
         if !self.closed.load(Ordering::Acquire)
             && let Err(error) = self.durable.sync()
         {

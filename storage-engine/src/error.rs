@@ -5,9 +5,11 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 
-/// What went wrong, as far as a caller has to decide on it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
-#[non_exhaustive]
+use serde::{Deserialize, Serialize};
+
+/// What went wrong, as far as a caller has to decide on it. The list is closed on purpose: where kinds are
+/// translated (errno, conditions, advice), a new one fails to compile until somebody has decided.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Serialize, Deserialize)]
 pub enum ErrorKind {
     /// No such timeline, snapshot, file or key. Remedy: name one that exists.
     NotFound,
@@ -69,6 +71,15 @@ pub enum ErrorKind {
     Busy,
     /// The operating system refused a file operation.
     Io,
+}
+
+impl ErrorKind {
+    /// The kind whose name ([`Debug`](fmt::Debug)) this is.
+    pub fn named(name: &str) -> Option<Self> {
+        let name: serde::de::value::StrDeserializer<'_, serde::de::value::Error> =
+            serde::de::IntoDeserializer::into_deserializer(name);
+        Self::deserialize(name).ok()
+    }
 }
 
 /// An error of the engine.
@@ -134,5 +145,22 @@ impl<T> IoContext<T> for io::Result<T> {
 impl<T> IoContext<T> for std::result::Result<T, rustix::io::Errno> {
     fn context(self, what: &str, path: &Path) -> Result<T> {
         self.map_err(|e| Error::io(what, path, &e.into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kind_is_found_by_its_name() {
+        for kind in [
+            ErrorKind::NotFound,
+            ErrorKind::OutOfRetention,
+            ErrorKind::Io,
+        ] {
+            assert_eq!(ErrorKind::named(&format!("{kind:?}")), Some(kind));
+        }
+        assert_eq!(ErrorKind::named("Damaged"), None);
     }
 }

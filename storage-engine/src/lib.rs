@@ -7,6 +7,11 @@
 //! The engine is synchronous and safe to share between threads; callers with an async runtime use its
 //! blocking pool. Start at [`Engine::open`], then [`Engine::create_root`], [`Engine::fork`] and
 //! [`Engine::volume`].
+//!
+//! # Recovery
+//! Opening replays what was committed since the index was last written out. That is done in the
+//! background after 32 MiB of changes of the index or 128 MiB of log, and after an opening that had more
+//! than a little to replay, so that neither long work nor repeated crashes make openings slow.
 
 mod blobs;
 mod catalog;
@@ -18,6 +23,7 @@ mod diff;
 mod engine;
 mod error;
 pub mod files;
+mod flush;
 #[cfg(test)]
 mod golden;
 mod ids;
@@ -26,6 +32,7 @@ mod index;
 mod log;
 pub mod objects;
 mod observe;
+mod open;
 mod rocks;
 mod store;
 mod timeline;
@@ -42,5 +49,6 @@ pub use files::types::*;
 pub use files::{Volume, VolumeOptions};
 pub use ids::{Epoch, FileId, Ino, Position, SnapshotId, TimelineId};
 pub use observe::{Change, Observation, Observer};
+pub use open::Recovery;
 pub use store::FORMAT;
 pub use timeline::{CreateRoot, ForkRequest, SnapshotInfo, SnapshotRequest, TimelineInfo, Usage};

@@ -94,20 +94,42 @@ fn settings_of(settings: &Settings) -> engine::Settings {
 
 /// What helps against a failure.
 pub(super) fn kind_of(failure: &Failure, action: &Action) -> FailureKind {
-    let is = |kind: ErrorKind| failure.reason == format!("{kind:?}");
-    if is(ErrorKind::OutOfRetention) {
-        FailureKind::OutOfRetention
-    } else if is(ErrorKind::AlreadyExists) || is(ErrorKind::Conflict) {
-        FailureKind::NameTaken
-    } else if is(ErrorKind::Protected) {
-        FailureKind::Protected
-    } else if is(ErrorKind::NotFound)
-        && matches!(action, Action::Fork { .. } | Action::Snapshot { .. })
-    {
-        FailureKind::SourceGone
-    } else if is(ErrorKind::InvalidArgument) || is(ErrorKind::Corrupt) {
-        FailureKind::NeedsHelp
-    } else {
-        FailureKind::Retry
+    use ErrorKind as E;
+    // A reason of our own (usage, a damaged report ...) says nothing about what helps.
+    let Some(kind) = E::named(&failure.reason) else {
+        return FailureKind::Retry;
+    };
+    match kind {
+        E::OutOfRetention => FailureKind::OutOfRetention,
+        E::AlreadyExists | E::Conflict => FailureKind::NameTaken,
+        E::Protected => FailureKind::Protected,
+        E::NotFound if matches!(action, Action::Fork { .. } | Action::Snapshot { .. }) => {
+            FailureKind::SourceGone
+        }
+        E::InvalidArgument | E::Corrupt => FailureKind::NeedsHelp,
+        E::NotFound
+        | E::NotADirectory
+        | E::IsADirectory
+        | E::NotEmpty
+        | E::NameTooLong
+        | E::TooManyLinks
+        | E::NoAttribute
+        | E::NoData
+        | E::NotSupported
+        | E::PermissionDenied
+        | E::ReadOnly
+        | E::QuotaExceeded
+        | E::NoSpace
+        | E::FileTooLarge
+        | E::Range
+        | E::Stale
+        | E::Locked
+        | E::UnsupportedFormat
+        | E::Poisoned
+        | E::Fenced
+        | E::Unavailable
+        | E::OutcomeUnknown
+        | E::Busy
+        | E::Io => FailureKind::Retry,
     }
 }

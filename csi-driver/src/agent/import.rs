@@ -146,18 +146,39 @@ impl Imports {
 /// What helps against the failure of an import: what time may help is tried again soon, so that a source that
 /// appears later is found.
 pub(super) fn kind_of(failure: &Failure) -> FailureKind {
-    let help = [
-        ErrorKind::InvalidArgument,
-        ErrorKind::QuotaExceeded,
-        ErrorKind::Corrupt,
-    ];
-    if help
-        .iter()
-        .any(|kind| failure.reason == format!("{kind:?}"))
-    {
-        FailureKind::Import
-    } else {
-        FailureKind::Retry
+    use ErrorKind as E;
+    let Some(kind) = E::named(&failure.reason) else {
+        return FailureKind::Retry;
+    };
+    match kind {
+        E::InvalidArgument | E::QuotaExceeded | E::Corrupt => FailureKind::Import,
+        E::NotFound
+        | E::AlreadyExists
+        | E::NotADirectory
+        | E::IsADirectory
+        | E::NotEmpty
+        | E::NameTooLong
+        | E::TooManyLinks
+        | E::NoAttribute
+        | E::NoData
+        | E::NotSupported
+        | E::PermissionDenied
+        | E::ReadOnly
+        | E::NoSpace
+        | E::FileTooLarge
+        | E::Range
+        | E::Stale
+        | E::Conflict
+        | E::Protected
+        | E::OutOfRetention
+        | E::Locked
+        | E::UnsupportedFormat
+        | E::Poisoned
+        | E::Fenced
+        | E::Unavailable
+        | E::OutcomeUnknown
+        | E::Busy
+        | E::Io => FailureKind::Retry,
     }
 }
 

@@ -36,8 +36,6 @@ pub fn errno_of(kind: ErrorKind) -> Errno {
         | ErrorKind::Unavailable
         | ErrorKind::OutcomeUnknown
         | ErrorKind::Io => libc::EIO,
-        // The engine's enum is open; a kind without a line here is a fault of the store as far as a process can tell.
-        _ => libc::EIO,
     })
 }
 

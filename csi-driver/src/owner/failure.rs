@@ -92,7 +92,28 @@ impl From<Error> for Failure {
             ErrorKind::Poisoned => {
                 Some("Stop the owner and start it again: the store recovers what was durable.")
             }
-            _ => None,
+            ErrorKind::NotFound
+            | ErrorKind::AlreadyExists
+            | ErrorKind::NotADirectory
+            | ErrorKind::IsADirectory
+            | ErrorKind::NotEmpty
+            | ErrorKind::InvalidArgument
+            | ErrorKind::NameTooLong
+            | ErrorKind::TooManyLinks
+            | ErrorKind::NoAttribute
+            | ErrorKind::NoData
+            | ErrorKind::NotSupported
+            | ErrorKind::PermissionDenied
+            | ErrorKind::FileTooLarge
+            | ErrorKind::Range
+            | ErrorKind::Stale
+            | ErrorKind::Conflict
+            | ErrorKind::OutOfRetention
+            | ErrorKind::Fenced
+            | ErrorKind::Unavailable
+            | ErrorKind::OutcomeUnknown
+            | ErrorKind::Busy
+            | ErrorKind::Io => None,
         };
         Self {
             reason: format!("{:?}", error.kind()),

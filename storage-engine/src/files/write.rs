@@ -58,6 +58,7 @@ impl Volume {
             txn.set_data_hash(hash);
         }
         inode.allocated = (inode.allocated + txn.usage.allocated).saturating_sub(before);
+        // A write of nothing changes nothing, not even the end of the file.
         if !data.is_empty() {
             txn.usage.logical += size - inode.size;
             inode.size = size;
@@ -66,12 +67,12 @@ impl Volume {
                 inode.mtime = txn.now();
                 inode.ctime = txn.now();
             }
+            if options.kill_priv {
+                kill_priv(&mut inode);
+            }
+            txn.put_inode(ino, inode);
+            txn.check_quota()?;
         }
-        if options.kill_priv && !data.is_empty() {
-            kill_priv(&mut inode);
-        }
-        txn.put_inode(ino, inode);
-        txn.check_quota()?;
         txn.answer(caller.request, Some(ino), data.len() as u64);
         txn.commit()?;
         Ok(data.len())

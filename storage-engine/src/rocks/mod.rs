@@ -148,6 +148,15 @@ impl Index {
             .map_err(|e| translate("flush the index", &e))
     }
 
+    /// Whether a flush that was started is not on disk yet.
+    pub fn flushing(&self) -> Result<bool> {
+        let waiting = self
+            .db
+            .property_int_value("rocksdb.num-immutable-mem-table")
+            .map_err(|e| translate("ask the index", &e))?;
+        Ok(waiting.is_some_and(|n| n > 0))
+    }
+
     /// Newest version of a record with an epoch in `(lo, hi]`: the epoch and the row. Cost: one seek.
     pub fn newest(
         &self,

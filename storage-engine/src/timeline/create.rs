@@ -8,10 +8,9 @@ use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::files::types::{NodeKind, Time};
 use crate::ids::{Ino, TimelineId};
 use crate::index::keys::RecordKey;
-use crate::index::records::{self, Inode, NO_OBJECT, Record, UsageRecord};
-use crate::log::frame::Row;
+use crate::index::records::{Inode, NO_OBJECT, Record, UsageRecord};
 
-use super::TimelineInfo;
+use super::{TimelineInfo, record_row};
 
 /// What to create.
 #[derive(Clone, Debug, Default)]
@@ -37,10 +36,9 @@ impl Engine {
         check_name(&request.name)?;
         let inner = &self.inner;
         let _structure = inner.structure.lock();
-        if let Some(there) = inner.same_timeline(request.id, &request.name, |_, t| {
-            // A restore adds an origin, from the epoch it was made in; a fork has one from before.
-            t.origins.first().is_none_or(|o| o.since >= t.created)
-        })? {
+        if let Some(there) =
+            inner.same_timeline(request.id, &request.name, |_, t| t.forked_from().is_none())?
+        {
             return self.timeline(there);
         }
         let id = inner.new_timeline_id(request.id)?;
@@ -89,13 +87,6 @@ impl Engine {
         inner.catalog.write().put_timeline(record);
         inner.wait(position, request.durability)?;
         self.timeline(id)
-    }
-}
-
-fn record_row(key: &RecordKey, record: &Record) -> Row {
-    Row::Record {
-        key: key.encode(),
-        value: records::encode(Some(record)),
     }
 }
 

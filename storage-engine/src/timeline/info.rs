@@ -18,7 +18,7 @@ pub struct TimelineInfo {
     pub id: TimelineId,
     /// Its name.
     pub name: String,
-    /// What it was forked from; `None` for a root.
+    /// What it was forked from; `None` for a root, whatever it was restored to.
     pub origin: Option<Origin>,
     /// What it was forked from and, later, restored to; oldest first.
     pub origins: Vec<Origin>,
@@ -158,7 +158,7 @@ fn timeline_info(catalog: &Catalog, t: &TimelineRecord) -> TimelineInfo {
     TimelineInfo {
         id: t.id,
         name: t.name.clone(),
-        origin: t.origins.first().cloned(),
+        origin: t.forked_from().cloned(),
         origins: t.origins.clone(),
         created: t.created,
         settings: t.settings.clone(),

@@ -3,6 +3,7 @@
 mod create;
 mod delete;
 mod fork;
+mod group;
 mod info;
 mod restore;
 mod settings;
@@ -17,10 +18,21 @@ use crate::catalog::Catalog;
 use crate::engine::{Inner, Point};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Epoch, SnapshotId, TimelineId};
+use crate::index::keys::RecordKey;
+use crate::index::records::{self, Record};
+use crate::log::frame::Row;
 use parking_lot::RwLockWriteGuard;
 
 /// The timeline of commits that change the catalog only.
 pub(crate) const NO_TIMELINE: TimelineId = TimelineId([0; 16]);
+
+/// The row of a record that a timeline is made or restored with.
+fn record_row(key: &RecordKey, record: &Record) -> Row {
+    Row::Record {
+        key: key.encode(),
+        value: records::encode(Some(record)),
+    }
+}
 
 /// A point with its epoch: what a fork, a snapshot or a restore starts from.
 pub(crate) struct Cutoff {

@@ -7,11 +7,10 @@ use crate::engine::{Durability, Engine, Point};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Epoch, TimelineId};
 use crate::index::keys::RecordKey;
-use crate::index::records::{self, Record};
-use crate::log::frame::Row;
+use crate::index::records::Record;
 use crate::observe::Notice;
 
-use super::TimelineInfo;
+use super::{TimelineInfo, record_row};
 
 impl Engine {
     /// Makes `timeline` read what `source` was. What it held until now stays readable at past epochs
@@ -95,12 +94,5 @@ impl Engine {
         };
         Arc::clone(&inner.observers).tell(timeline, u64::MAX, &[notice]);
         self.timeline(timeline)
-    }
-}
-
-fn record_row(key: &RecordKey, record: &Record) -> Row {
-    Row::Record {
-        key: key.encode(),
-        value: records::encode(Some(record)),
     }
 }

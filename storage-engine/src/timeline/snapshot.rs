@@ -1,13 +1,15 @@
 //! Snapshots: a named, durable pin on (timeline, epoch).
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 
-use crate::catalog::{CATALOG_VERSION, SnapshotRecord, check_name, snapshot_row};
-use crate::engine::{Durability, Engine, Point};
+use crate::catalog::{CATALOG_VERSION, Catalog, SnapshotRecord, snapshot_row};
+use crate::engine::{Durability, Engine, Inner, Point};
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::ids::SnapshotId;
+use crate::log::frame::Row;
 
-use super::{NO_TIMELINE, SnapshotInfo};
+use super::group::{Cut, GroupRequest};
+use super::{Cutoff, SnapshotInfo};
 
 /// What to pin.
 #[derive(Clone, Debug)]
@@ -40,97 +42,76 @@ impl Engine {
     /// Pins several timelines at one cutoff, all or none of them.
     /// Cost: one commit of a row for each, one sync.
     pub fn snapshot_group(&self, requests: Vec<SnapshotRequest>) -> Result<Vec<SnapshotInfo>> {
-        let inner = &self.inner;
-        let mut names = HashSet::new();
-        let mut ids = HashSet::new();
-        for request in &requests {
-            check_name(&request.name)?;
-            let repeated_id = request.id.is_some_and(|id| !ids.insert(id));
-            if !names.insert(request.name.as_str()) || repeated_id {
-                return Err(Error::invalid(format!(
-                    "the name or id of {} is asked for twice",
-                    request.name
-                )));
-            }
-        }
-        let _structure = inner.structure.lock();
-        let mut wanted = Vec::with_capacity(requests.len());
-        let mut missing = false;
-        for request in &requests {
-            let there = inner.same_snapshot(request)?;
-            missing |= there.is_none();
-            wanted.push(there);
-        }
-        if missing {
-            let mut epoch = inner.exclusive_epoch();
-            let closed = inner.close_for(&mut epoch, requests.iter().map(|r| r.source));
-            let (chain, covered) = {
-                let commit = inner.commit.lock();
-                (commit.log.chain(), commit.log.end())
-            };
-            let mut records = Vec::new();
-            {
-                let catalog = inner.catalog.read();
-                for (request, id) in requests.iter().zip(&mut wanted) {
-                    if id.is_some() {
-                        continue;
-                    }
-                    let cutoff = inner.cutoff(&catalog, request.source, closed)?;
-                    let new = match request.id {
-                        Some(id) => id,
-                        None => SnapshotId(
-                            inner
-                                .ids
-                                .next()
-                                .context("make an id for a snapshot in", &inner.layout.root)?,
-                        ),
-                    };
-                    *id = Some(new);
-                    records.push(SnapshotRecord {
-                        v: CATALOG_VERSION,
-                        id: new,
-                        name: request.name.clone(),
-                        timeline: cutoff.timeline,
-                        epoch: cutoff.epoch,
-                        digest: hex::encode(chain),
-                        position: covered.0,
-                        created: *epoch,
-                        labels: request.labels.clone(),
-                        deleted: None,
-                    });
-                }
-            }
-            let rows = records
-                .iter()
-                .map(snapshot_row)
-                .collect::<Result<Vec<_>>>()?;
-            let position = inner.commit_rows(*epoch, NO_TIMELINE, &rows)?;
-            let mut catalog = inner.catalog.write();
-            for record in records {
-                catalog.put_snapshot(record);
-            }
-            drop(catalog);
-            drop(epoch);
-            let durability = requests
-                .iter()
-                .map(|r| r.durability)
-                .max_by_key(|d| *d == Durability::Local);
-            inner.wait(position, durability.unwrap_or_default())?;
-        }
-        wanted
+        self.inner
+            .make_group(&requests)?
             .into_iter()
-            .map(|id| match id {
-                Some(id) => self.snapshot_info(id),
-                None => Err(Error::new(
-                    ErrorKind::OutcomeUnknown,
-                    "a snapshot was not made",
-                )),
-            })
+            .map(|id| self.snapshot_info(id))
             .collect()
     }
 }
 
-impl crate::engine::Inner {
+impl GroupRequest for SnapshotRequest {
+    type Id = SnapshotId;
+    type Record = SnapshotRecord;
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn id(&self) -> Option<SnapshotId> {
+        self.id
+    }
+
+    fn source(&self) -> Point {
+        self.source
+    }
+
+    fn durability(&self) -> Durability {
+        self.durability
+    }
+
+    fn there(&self, inner: &Inner) -> Result<Option<SnapshotId>> {
+        inner.same_snapshot(self)
+    }
+
+    fn record(&self, inner: &Inner, cut: &Cut, cutoff: Cutoff) -> Result<SnapshotRecord> {
+        let id = match self.id {
+            Some(id) => id,
+            None => SnapshotId(
+                inner
+                    .ids
+                    .next()
+                    .context("make an id for a snapshot in", &inner.layout.root)?,
+            ),
+        };
+        Ok(SnapshotRecord {
+            v: CATALOG_VERSION,
+            id,
+            name: self.name.clone(),
+            timeline: cutoff.timeline,
+            epoch: cutoff.epoch,
+            digest: hex::encode(cut.chain),
+            position: cut.covered.0,
+            created: cut.open,
+            labels: self.labels.clone(),
+            deleted: None,
+        })
+    }
+
+    fn id_of(record: &SnapshotRecord) -> SnapshotId {
+        record.id
+    }
+
+    fn row(record: &SnapshotRecord) -> Result<Row> {
+        snapshot_row(record)
+    }
+
+    fn put(catalog: &mut Catalog, record: SnapshotRecord) {
+        catalog.put_snapshot(record);
+    }
+}
+
+impl Inner {
     fn same_snapshot(&self, request: &SnapshotRequest) -> Result<Option<SnapshotId>> {
         let catalog = self.catalog.read();
         if let Some(id) = request.id

@@ -1,0 +1,179 @@
+//! Opening a store: recovery from the log.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Mutex, RwLock};
+use serde::Serialize;
+
+use crate::blobs::Blobs;
+use crate::catalog::Catalog;
+use crate::engine::{CommitState, Engine, Inner, Options};
+use crate::error::{Error, IoContext, Result};
+use crate::flush::{Flusher, Unflushed};
+use crate::ids::{Epoch, Position};
+use crate::log::reader::{self, Applied};
+use crate::log::segment::segment_term;
+use crate::log::writer::LogWriter;
+use crate::rocks::{Applying, Index};
+use crate::store::{self, Layout};
+
+/// Smallest size of a segment that makes sense: a few frames.
+const MIN_SEGMENT_BYTES: u64 = 4 << 10;
+
+/// What opening a store had to do: apply what the index lacked from the log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Recovery {
+    /// Bytes of the log that were read and applied.
+    pub replayed_bytes: u64,
+    /// Commits in them.
+    pub replayed_frames: u64,
+    /// How long that took.
+    pub elapsed: Duration,
+}
+
+impl Engine {
+    /// Opens the store in `dir`, and recovers it: a torn end of the log is cut, and what the index
+    /// lacks is applied from the log.
+    ///
+    /// # Errors
+    /// `Locked` if another process owns it, `NotFound` without a store there and without `create`,
+    /// `UnsupportedFormat` for a store of a newer version, `Corrupt` for damage before the end of the log.
+    /// Cost: the log written since the index was last written out ([bounded](crate#recovery)), and the
+    /// catalog. [`Engine::recovery`] tells what it was.
+    #[tracing::instrument(
+        name = "open",
+        skip_all,
+        fields(dir = %dir.as_ref().display(), replayed_bytes, replayed_frames, replay_ms)
+    )]
+    pub fn open(dir: impl AsRef<Path>, options: Options) -> Result<Self> {
+        let layout = Layout {
+            root: dir.as_ref().to_owned(),
+        };
+        if options.create {
+            std::fs::create_dir_all(&layout.root).context("create", &layout.root)?;
+        } else if !layout.store_json().exists() && !layout.log().exists() {
+            return Err(Error::not_found(format!(
+                "a store in {}",
+                layout.root.display()
+            )));
+        }
+        let lock = store::lock(&layout)?;
+        let store = store::open(&layout, options.create, &*options.ids)?;
+        let store_id = store::store_id(&store)?;
+        let index = Arc::new(Index::open(&layout.index())?);
+        let (applied, mut epoch) = index.applied()?.unwrap_or((
+            Applied {
+                position: Position(0),
+                chain: [0; 32],
+            },
+            Epoch(0),
+        ));
+        let mut segments = reader::segments(&layout.log())?;
+        // What is to be replayed is in the log's files, but nobody has said that it is on disk; the index
+        // must never be ahead of it there.
+        for segment in segments
+            .iter()
+            .filter(|s| s.header.base.0 + s.len > applied.position.0)
+        {
+            segment.file.sync_data().context("sync", &segment.path)?;
+        }
+        let mut unflushed = Unflushed::at(applied.position);
+        let started = Instant::now();
+        let mut recovery = Recovery::default();
+        let end = reader::replay(&mut segments, applied, |frame| {
+            epoch = epoch.max(frame.header.epoch);
+            let behind = Position(frame.header.position.0 + frame.header.total());
+            let commit = Applying {
+                timeline: frame.header.timeline,
+                epoch: frame.header.epoch,
+                frame: frame.header.position,
+                rows: &frame.rows,
+                applied: Applied {
+                    position: behind,
+                    chain: frame.header.chain,
+                },
+            };
+            recovery.replayed_bytes += frame.header.total();
+            recovery.replayed_frames += 1;
+            if unflushed.add(index.apply(&commit)?, behind) {
+                index.flush(false)?;
+                unflushed = Unflushed::at(behind);
+            }
+            Ok(())
+        })?;
+        recovery.elapsed = started.elapsed();
+        tracing::Span::current()
+            .record("replayed_bytes", recovery.replayed_bytes)
+            .record("replayed_frames", recovery.replayed_frames)
+            .record("replay_ms", recovery.elapsed.as_millis() as u64);
+        let mut catalog = Catalog::default();
+        index.catalog(|key, value| catalog.load(key, value))?;
+        for timeline in catalog.timelines.values() {
+            epoch = epoch.max(timeline.created);
+            epoch = timeline
+                .origins
+                .iter()
+                .map(|o| o.since)
+                .fold(epoch, Epoch::max);
+        }
+        for snapshot in catalog.snapshots.values() {
+            epoch = epoch.max(snapshot.created);
+        }
+        let open_epoch = Epoch(options.clock.now().max(epoch.0 + 1));
+        // An older store.json, put back by somebody, must not make segments of names that exist.
+        let term = segments
+            .iter()
+            .map(|s| segment_term(s.header.id).saturating_add(1))
+            .fold(store.term, u32::max);
+        let segment_bytes = options.segment_bytes.max(MIN_SEGMENT_BYTES);
+        let log = LogWriter::new(
+            layout.log(),
+            store_id,
+            term,
+            segment_bytes,
+            end.position,
+            end.chain,
+        );
+        let durable = log.durable();
+        let considerable = unflushed.considerable();
+        let commit = Arc::new(Mutex::new(CommitState { log, unflushed }));
+        let flusher = Flusher::start(
+            Arc::clone(&commit),
+            Arc::clone(&durable),
+            Arc::clone(&index),
+        )?;
+        if considerable {
+            // The opening itself does not wait for it.
+            flusher.ask();
+        }
+        tracing::info!("the store is open");
+        let inner = Inner {
+            files: Blobs::new(layout.clone()),
+            layout,
+            clock: options.clock,
+            ids: options.ids,
+            index,
+            catalog: RwLock::new(catalog),
+            structure: Mutex::new(()),
+            epoch: RwLock::new(open_epoch),
+            closed_epoch: Mutex::new(epoch),
+            dirty: AtomicBool::new(false),
+            commit,
+            durable,
+            flusher,
+            recovery,
+            live: Mutex::new(HashMap::new()),
+            observers: Arc::default(),
+            closed: AtomicBool::new(false),
+            _lock: lock,
+        };
+        Ok(Self {
+            inner: Arc::new(inner),
+        })
+    }
+}
