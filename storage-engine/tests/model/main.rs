@@ -9,12 +9,15 @@
 mod compare;
 mod concurrent;
 mod content;
+mod file_ops;
 mod fs;
 mod generate;
+mod inode;
 mod kill;
 mod op;
 mod rng;
 mod run;
+mod store_ops;
 mod subject;
 mod tail;
 mod world;

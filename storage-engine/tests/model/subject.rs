@@ -7,16 +7,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use storage_engine::{
-    AllocateMode, Attr, Caller, Clock, CreateRoot, Durability, Engine, Epoch, Error, ErrorKind,
-    ForkRequest, IdSource, Ino, NewNode, Point, RequestId, Result, Seek, SetAttr, SetTime,
-    Settings, SnapshotId, SnapshotInfo, SnapshotRequest, Time, TimelineId, TimelineInfo, Volume,
-    VolumeOptions, WriteOptions,
+    Attr, Clock, Durability, Engine, Epoch, Error, ErrorKind, IdSource, Ino, Point, Result,
+    Settings, SnapshotId, SnapshotInfo, Time, TimelineId, TimelineInfo, Volume, VolumeOptions,
 };
 
 use crate::compare;
-use crate::fs::{Allocation, Fs, Handle, ROOT};
-use crate::op::{At, FileOp, Op, Place, Reopen, Step, StepId};
-use crate::rng::pattern;
+use crate::fs::{Fs, Handle, ROOT};
+use crate::op::{At, Op, Place, Reopen, Step, StepId};
 use crate::world::{Answer, World};
 
 /// A clock that stands still until the test moves it.
@@ -48,15 +45,15 @@ pub struct Subject {
     pub clock: Arc<TestClock>,
     ids: Arc<CountedIds>,
     pub inos: BTreeMap<Handle, Ino>,
-    timelines: BTreeMap<StepId, TimelineId>,
-    snapshots: BTreeMap<StepId, SnapshotId>,
+    pub timelines: BTreeMap<StepId, TimelineId>,
+    pub snapshots: BTreeMap<StepId, SnapshotId>,
     pub epochs: BTreeMap<StepId, Epoch>,
     /// What the step that is being done sees.
-    scope: Option<Arc<Fs>>,
+    pub scope: Option<Arc<Fs>>,
     /// Kept open over many steps, as mounts are.
-    volumes: BTreeMap<StepId, Arc<Volume>>,
+    pub volumes: BTreeMap<StepId, Arc<Volume>>,
     /// What the creates of a step answered.
-    answers: BTreeMap<StepId, Vec<Made>>,
+    pub answers: BTreeMap<StepId, Vec<Made>>,
     /// Connection of the requests, when they have ids.
     pub connection: Option<u64>,
     /// Leave the choice of some ids to the engine.
@@ -64,7 +61,7 @@ pub struct Subject {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Made {
+pub enum Made {
     Timeline {
         id: TimelineId,
         name: String,
@@ -78,7 +75,7 @@ enum Made {
     },
 }
 
-fn made_timeline(info: &TimelineInfo) -> Made {
+pub fn made_timeline(info: &TimelineInfo) -> Made {
     Made::Timeline {
         id: info.id,
         name: info.name.clone(),
@@ -86,7 +83,7 @@ fn made_timeline(info: &TimelineInfo) -> Made {
     }
 }
 
-fn made_snapshot(info: &SnapshotInfo) -> Made {
+pub fn made_snapshot(info: &SnapshotInfo) -> Made {
     Made::Snapshot {
         id: info.id,
         epoch: info.epoch,
@@ -104,7 +101,7 @@ pub fn settings() -> Settings {
 }
 
 /// Some creates wait for the disk.
-fn durability(step: StepId) -> Durability {
+pub fn durability(step: StepId) -> Durability {
     if (step / crate::op::SPAN).is_multiple_of(4) {
         Durability::Local
     } else {
@@ -142,7 +139,7 @@ pub fn open(
 
 /// The engine's answer to one step.
 #[derive(Debug)]
-enum Got {
+pub enum Got {
     Nothing,
     Attr(Attr),
     Bytes(Vec<u8>),
@@ -289,7 +286,7 @@ impl Subject {
     }
 
     /// The number of an inode, or one that no inode has.
-    fn ino(&self, handle: Handle) -> Ino {
+    pub fn ino(&self, handle: Handle) -> Ino {
         let nobody = Ino(1 << 50 | u64::from(handle));
         let Some(&ino) = self.inos.get(&handle) else {
             return nobody;
@@ -441,384 +438,6 @@ impl Subject {
             }
             ((right, got), _) => Err(format!("engine: {got:?}; right: {right:?}")),
         }
-    }
-
-    fn chosen_id(&self, step: StepId) -> bool {
-        !self.own_ids || !(step / crate::op::SPAN).is_multiple_of(3)
-    }
-
-    fn fork_request(
-        &self,
-        id: StepId,
-        name: &str,
-        source: At,
-        replay: bool,
-    ) -> Result<ForkRequest> {
-        Ok(ForkRequest {
-            id: (replay || self.chosen_id(id)).then(|| self.timeline_id(id)),
-            name: name.to_owned(),
-            source: self
-                .point(source)
-                .ok_or(Error::new(ErrorKind::NotFound, "no such epoch"))?,
-            settings: settings(),
-            durability: durability(id),
-        })
-    }
-
-    fn snapshot_request(
-        &self,
-        id: StepId,
-        name: &str,
-        source: At,
-        replay: bool,
-    ) -> Result<SnapshotRequest> {
-        Ok(SnapshotRequest {
-            id: (replay || self.chosen_id(id)).then(|| self.snapshot_id(id)),
-            name: name.to_owned(),
-            source: self
-                .point(source)
-                .ok_or(Error::new(ErrorKind::NotFound, "no such epoch"))?,
-            labels: BTreeMap::new(),
-            durability: durability(id),
-        })
-    }
-
-    fn store_op(&mut self, step: StepId, op: &Op) -> Result<()> {
-        match op {
-            Op::CreateRoot { .. }
-            | Op::Fork { .. }
-            | Op::ForkGroup { .. }
-            | Op::Snapshot { .. }
-            | Op::SnapshotGroup { .. } => {
-                let made = self.make(step, op, false)?;
-                self.answers.insert(step, made);
-            }
-            Op::Restore { timeline, source } => {
-                let source = self
-                    .point(*source)
-                    .ok_or(Error::new(ErrorKind::NotFound, "no such epoch"))?;
-                self.engine().restore(self.timeline_id(*timeline), source)?;
-            }
-            Op::Rename { timeline, name } => {
-                let info = self
-                    .engine()
-                    .rename_timeline(self.timeline_id(*timeline), name)?;
-                assert_eq!(info.name, *name, "name after a rename");
-            }
-            Op::Settings {
-                timeline,
-                read_only,
-                protected,
-            } => {
-                let settings = Settings {
-                    read_only: *read_only,
-                    protected: *protected,
-                    ..settings()
-                };
-                self.engine()
-                    .update_settings(self.timeline_id(*timeline), settings)?;
-                self.volumes.remove(timeline);
-            }
-            Op::DeleteTimeline { timeline } => {
-                self.engine().delete_timeline(self.timeline_id(*timeline))?;
-                // A volume of a timeline that is gone must say so.
-                if let Some(volume) = self.volumes.remove(timeline) {
-                    let kind = volume.attr(Ino::ROOT).map_err(|e| e.kind());
-                    assert!(
-                        matches!(kind, Err(ErrorKind::NotFound | ErrorKind::Stale)),
-                        "attributes in a volume of a deleted timeline: {kind:?}"
-                    );
-                }
-            }
-            Op::DeleteSnapshot { snapshot } => {
-                self.engine().delete_snapshot(self.snapshot_id(*snapshot))?
-            }
-            Op::Tick => {
-                let epoch = self.engine().tick()?;
-                self.epochs.insert(step, epoch);
-            }
-            Op::Sync => self.engine().sync()?,
-            Op::Reopen { how } => self.reopen(*how)?,
-            Op::File { .. } | Op::Repeat { .. } => {}
-        }
-        Ok(())
-    }
-
-    /// Repeats a create and compares with its first answer.
-    pub fn repeat(&mut self, first: StepId, op: &Op) -> Result<(), String> {
-        let made = self
-            .make(first, op, true)
-            .map_err(|e| format!("a repeated create fails: {:?}: {e}", e.kind()))?;
-        match self.answers.get(&first) {
-            Some(before) if *before == made => Ok(()),
-            Some(before) => Err(format!(
-                "a repeated create answers {made:?}, before: {before:?}"
-            )),
-            None => Ok(()),
-        }
-    }
-
-    fn make(&mut self, step: StepId, op: &Op, replay: bool) -> Result<Vec<Made>> {
-        match op {
-            Op::CreateRoot { name } => {
-                let id = (replay || self.chosen_id(step)).then(|| self.timeline_id(step));
-                let info = self.engine().create_root(CreateRoot {
-                    id,
-                    name: name.clone(),
-                    settings: settings(),
-                    durability: durability(step),
-                })?;
-                Ok(self.made_timelines(step, &[(name.clone(), At::Now(step))], vec![info], replay))
-            }
-            Op::Fork { name, source } => {
-                let request = self.fork_request(step, name, *source, replay)?;
-                let info = self.engine().fork(request)?;
-                Ok(self.made_timelines(step, &[(name.clone(), *source)], vec![info], replay))
-            }
-            Op::ForkGroup { forks } => {
-                let requests: Result<Vec<ForkRequest>> = forks
-                    .iter()
-                    .zip(step..)
-                    .map(|((name, source), id)| self.fork_request(id, name, *source, replay))
-                    .collect();
-                let infos = self.engine().fork_group(requests?)?;
-                Ok(self.made_timelines(step, forks, infos, replay))
-            }
-            Op::Snapshot { name, source } => {
-                let request = self.snapshot_request(step, name, *source, replay)?;
-                let info = self.engine().snapshot(request)?;
-                Ok(self.made_snapshots(step, &[(name.clone(), *source)], vec![info], replay))
-            }
-            Op::SnapshotGroup { snapshots } => {
-                let requests: Result<Vec<SnapshotRequest>> = snapshots
-                    .iter()
-                    .zip(step..)
-                    .map(|((name, source), id)| self.snapshot_request(id, name, *source, replay))
-                    .collect();
-                let infos = self.engine().snapshot_group(requests?)?;
-                Ok(self.made_snapshots(step, snapshots, infos, replay))
-            }
-            _ => Ok(Vec::new()),
-        }
-    }
-
-    fn made_timelines(
-        &mut self,
-        step: StepId,
-        asked: &[(String, At)],
-        infos: Vec<TimelineInfo>,
-        replay: bool,
-    ) -> Vec<Made> {
-        assert_eq!(asked.len(), infos.len(), "answers of a group");
-        for (((name, source), info), id) in asked.iter().zip(&infos).zip(step..) {
-            assert_eq!(info.name, *name);
-            if self.chosen_id(step) {
-                assert_eq!(info.id, self.timeline_id(id), "id asked for");
-            }
-            self.timelines.insert(id, info.id);
-            if let (At::Now(parent), Some(origin), false) = (source, &info.origin, replay)
-                && *parent != step
-            {
-                assert_eq!(origin.parent, self.timeline_id(*parent), "parent of a fork");
-                let before = *self.epochs.entry(step).or_insert(origin.cutoff);
-                assert_eq!(before, origin.cutoff, "one cutoff of a group");
-            }
-        }
-        infos.iter().map(made_timeline).collect()
-    }
-
-    fn made_snapshots(
-        &mut self,
-        step: StepId,
-        asked: &[(String, At)],
-        infos: Vec<SnapshotInfo>,
-        replay: bool,
-    ) -> Vec<Made> {
-        assert_eq!(asked.len(), infos.len(), "answers of a group");
-        for (((name, source), info), id) in asked.iter().zip(&infos).zip(step..) {
-            assert_eq!(info.name, *name);
-            self.snapshots.insert(id, info.id);
-            if let (At::Now(timeline), false) = (source, replay) {
-                assert_eq!(
-                    info.timeline,
-                    self.timeline_id(*timeline),
-                    "timeline of a snapshot"
-                );
-                let before = *self.epochs.entry(step).or_insert(info.epoch);
-                assert_eq!(before, info.epoch, "one cutoff of a group");
-            }
-        }
-        infos.iter().map(made_snapshot).collect()
-    }
-
-    fn file_op(
-        &mut self,
-        step: StepId,
-        place: Place,
-        uid: u32,
-        gid: u32,
-        op: &FileOp,
-    ) -> Result<Got> {
-        let volume = self.volume(place)?;
-        let request = self.connection.map(|connection| RequestId {
-            connection,
-            unique: u64::from(step),
-        });
-        let caller = Caller {
-            uid,
-            gid,
-            umask: 0,
-            request,
-        };
-        let caller = &caller;
-        Ok(match op {
-            FileOp::Lookup { parent, name } => Got::Attr(volume.lookup(self.ino(*parent), name)?),
-            FileOp::Attr { ino } => Got::Attr(volume.attr(self.ino(*ino))?),
-            FileOp::Create {
-                parent,
-                name,
-                kind,
-                mode,
-                rdev,
-                target,
-            } => {
-                let new = NewNode {
-                    kind: *kind,
-                    mode: *mode,
-                    rdev: *rdev,
-                    target,
-                };
-                Got::Attr(volume.create(caller, self.ino(*parent), name, &new)?)
-            }
-            FileOp::CreateUnlinked { parent, mode } => {
-                Got::Attr(volume.create_unlinked(caller, self.ino(*parent), *mode)?)
-            }
-            FileOp::Link { ino, parent, name } => {
-                Got::Attr(volume.link(caller, self.ino(*ino), self.ino(*parent), name)?)
-            }
-            FileOp::Unlink { parent, name } => {
-                volume.unlink(caller, self.ino(*parent), name)?;
-                Got::Nothing
-            }
-            FileOp::Rmdir { parent, name } => {
-                volume.rmdir(caller, self.ino(*parent), name)?;
-                Got::Nothing
-            }
-            FileOp::Rename {
-                parent,
-                name,
-                new_parent,
-                new_name,
-                mode,
-            } => {
-                volume.rename(
-                    caller,
-                    self.ino(*parent),
-                    name,
-                    self.ino(*new_parent),
-                    new_name,
-                    *mode,
-                )?;
-                Got::Nothing
-            }
-            FileOp::Read { ino, offset, len } => {
-                Got::Bytes(volume.read(self.ino(*ino), *offset, *len as usize)?)
-            }
-            FileOp::Write {
-                ino,
-                offset,
-                len,
-                kill_priv,
-                keep_times,
-            } => {
-                let options = WriteOptions {
-                    kill_priv: *kill_priv,
-                    keep_mtime: *keep_times,
-                };
-                let data = pattern(step, *len as usize);
-                Got::Count(volume.write(caller, self.ino(*ino), *offset, &data, options)? as u64)
-            }
-            FileOp::SetAttr { ino, change } => {
-                let set = |time: Option<i128>| {
-                    time.map_or(SetTime::Now, |nanos| SetTime::At(to_time(nanos)))
-                };
-                let change = SetAttr {
-                    mode: change.mode,
-                    uid: change.uid,
-                    gid: change.gid,
-                    size: change.size,
-                    atime: change.atime.map(set),
-                    mtime: change.mtime.map(set),
-                    ctime: change.ctime.map(to_time),
-                    kill_priv: change.kill_priv,
-                };
-                Got::Attr(volume.set_attr(caller, self.ino(*ino), &change)?)
-            }
-            FileOp::Allocate {
-                ino,
-                how,
-                offset,
-                len,
-            } => {
-                let how = match *how {
-                    Allocation::Reserve { keep_size } => AllocateMode::Reserve { keep_size },
-                    Allocation::Punch => AllocateMode::Punch,
-                    Allocation::Zero { keep_size } => AllocateMode::Zero { keep_size },
-                };
-                volume.allocate(caller, self.ino(*ino), how, *offset, *len)?;
-                Got::Nothing
-            }
-            FileOp::CopyRange {
-                from,
-                from_offset,
-                to,
-                to_offset,
-                len,
-            } => Got::Count(volume.copy_range(
-                caller,
-                self.ino(*from),
-                *from_offset,
-                self.ino(*to),
-                *to_offset,
-                *len,
-            )?),
-            FileOp::Seek { ino, offset, data } => Got::Count(volume.seek(
-                self.ino(*ino),
-                *offset,
-                if *data { Seek::Data } else { Seek::Hole },
-            )?),
-            FileOp::ReadLink { ino } => Got::Bytes(volume.read_link(self.ino(*ino))?),
-            FileOp::ReadDir { ino, page } => {
-                Got::Entries(compare::read_dir(&volume, self.ino(*ino), *page)?)
-            }
-            FileOp::Xattr { ino, name } => Got::Bytes(volume.xattr(self.ino(*ino), name)?),
-            FileOp::Xattrs { ino } => Got::Names(volume.xattrs(self.ino(*ino))?),
-            FileOp::SetXattr {
-                ino,
-                name,
-                len,
-                mode,
-            } => {
-                volume.set_xattr(
-                    caller,
-                    self.ino(*ino),
-                    name,
-                    &pattern(step, *len as usize),
-                    *mode,
-                )?;
-                Got::Nothing
-            }
-            FileOp::RemoveXattr { ino, name } => {
-                volume.remove_xattr(caller, self.ino(*ino), name)?;
-                Got::Nothing
-            }
-            FileOp::Fsync { ino } => {
-                volume.fsync(self.ino(*ino))?;
-                Got::Nothing
-            }
-            FileOp::Reap { ino } => Got::Flag(volume.reap(self.ino(*ino))?),
-            FileOp::ReapAll => Got::Count(volume.reap_all()?),
-        })
     }
 }
 
