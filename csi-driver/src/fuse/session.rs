@@ -188,7 +188,9 @@ impl Shared {
     fn work(self: &Arc<Shared>, state: &WorkerState) {
         wake::admit();
         state.thread.store(wake::current_thread(), Ordering::SeqCst);
-        let mut buffer = vec![0; BUFFER_SIZE];
+        // Written and not only reserved: a page fault in the kernel's copy fails when this process is being killed, and
+        // the request with it, instead of waiting for a successor.
+        let mut buffer = vec![1; BUFFER_SIZE];
         while !self.stopping.load(Ordering::SeqCst) {
             match self.device.receive(&mut buffer) {
                 Ok(Received::Request(length)) => {

@@ -86,6 +86,13 @@ impl Live {
             taken_over,
             backings: Some(backings),
         }));
+        if taken_over {
+            // Before the first request is read: one that this process were already serving would be sent again too,
+            // unanswered as it is, and be applied twice.
+            device
+                .resend()
+                .map_err(system("have requests sent again"))?;
+        }
         let handler = Arc::clone(&adapter);
         let session = Session::start(
             Arc::clone(&device),

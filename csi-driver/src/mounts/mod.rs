@@ -584,7 +584,6 @@ impl Inner {
         negotiated: Negotiated,
     ) -> Result<Arc<Live>, MountsError> {
         let (_, device, backing) = self.keeper.take(&record.id)?;
-        let device = Arc::new(Device::from_descriptor(device));
         let live = Live::serve(
             &self.engine,
             Connection {
@@ -593,17 +592,11 @@ impl Inner {
                 device_number: record.device.clone(),
                 state,
                 negotiated,
-                device: Arc::clone(&device),
+                device: Arc::new(Device::from_descriptor(device)),
                 backing,
                 taken_over: true,
             },
         )?;
-        // Only now: threads are there for what comes.
-        device.resend().map_err(|error| MountsError::Serve {
-            id: record.id.clone(),
-            what: "have requests sent again",
-            error,
-        })?;
         self.adopt(Arc::clone(&live))?;
         Ok(live)
     }
