@@ -140,7 +140,6 @@ fn many_small_dirty_files_are_all_in_the_engine_after_one_barrier() {
 
 /// Writing and truncating the same file at once: the kernel holds writes back during a truncation.
 #[test]
-#[ignore = "open fault: a write that races a truncation of the same file can miss the barrier (see the decision on the keeper)"]
 fn a_write_beside_truncations_of_the_same_file_is_in_the_engine_after_the_barrier() {
     if !can_mount("a_write_beside_truncations_of_the_same_file_is_in_the_engine_after_the_barrier")
     {

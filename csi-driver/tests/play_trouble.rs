@@ -5,8 +5,9 @@
 mod play_common;
 
 use std::fs;
-use std::io::{Read, Seek, SeekFrom, Write};
-use std::process::Command;
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use play_common::{World, bucket, can_mount, fork, read, say, snapshot};
@@ -48,55 +49,89 @@ fn a_second_player_is_refused_and_the_first_goes_on() {
 }
 
 #[test]
-#[ignore = "hangs when the player is killed with unsynced appends in the page cache: to be found"]
 fn a_killed_player_is_succeeded_and_programs_go_on() {
     if !can_mount("a_killed_player_is_succeeded_and_programs_go_on") {
         return;
     }
     let world = World::new();
     world.manifest("a.yaml", &simple(&world));
-    let play = world.play();
+    let mut player = world.play();
     let mount = world.mount("f");
     world.wait_for("f is mounted", || mount.join("readme").exists());
-    let mut open = fs::OpenOptions::new()
-        .create(true)
-        .read(true)
-        .append(true)
-        .open(mount.join("log"))
-        .unwrap();
+    // Processes of their own have the files open. This one starts the players: a child of it would inherit a
+    // descriptor in the mount, close it at exec(2), and wait there for the player that it is about to become.
+    let mut appender = Appender::start(&mount.join("log"));
     let mut lines = 0;
-    let mut player = play;
     for _ in 0..3 {
         for _ in 0..20 {
-            writeln!(open, "line {lines}").unwrap();
+            appender.append(&format!("line {lines}"));
             lines += 1;
         }
         player.kill();
         // A program that works while nobody serves waits, and goes on.
-        let path = mount.join("meanwhile");
-        let waiting = std::thread::spawn(move || fs::write(path, "written while nobody served\n"));
+        let mut waiting = Command::new("sh")
+            .args(["-c", "echo 'written while nobody served' >\"$0\""])
+            .arg(mount.join("meanwhile"))
+            .spawn()
+            .unwrap();
         std::thread::sleep(Duration::from_millis(200));
         player = world.play();
-        waiting.join().unwrap().unwrap();
-        writeln!(open, "line {lines}").unwrap();
+        assert!(waiting.wait().unwrap().success());
+        appender.append(&format!("line {lines}"));
         lines += 1;
     }
     player.says("took over 1 mount");
-    open.sync_all().unwrap();
-    open.seek(SeekFrom::Start(0)).unwrap();
-    let mut text = String::new();
-    open.read_to_string(&mut text).unwrap();
+    appender.end();
     let expected: String = (0..lines).map(|n| format!("line {n}\n")).collect();
-    assert_eq!(text, expected);
+    assert_eq!(read(mount.join("log")), expected);
     assert_eq!(
         read(mount.join("meanwhile")),
         "written while nobody served\n"
     );
-    drop(open);
     player.stop();
     assert_eq!(world.mounted(), Vec::<String>::new());
     assert_eq!(world.ok(&["cat", "f:/log"]), expected);
     world.ok(&["check"]);
+}
+
+/// A shell that appends the lines it is given to a file that it opens once.
+struct Appender {
+    shell: Child,
+    lines: ChildStdin,
+    done: BufReader<ChildStdout>,
+}
+
+impl Appender {
+    fn start(path: &Path) -> Appender {
+        let script = "exec 3>>\"$0\"; while read -r line; do echo \"$line\" >&3 && echo done || exit 1; done; exec 3>&-; sync \"$0\"";
+        let mut shell = Command::new("sh")
+            .args(["-c", script])
+            .arg(path)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        Appender {
+            lines: shell.stdin.take().unwrap(),
+            done: BufReader::new(shell.stdout.take().unwrap()),
+            shell,
+        }
+    }
+
+    fn append(&mut self, line: &str) {
+        writeln!(self.lines, "{line}").unwrap();
+        let mut answer = String::new();
+        self.done.read_line(&mut answer).unwrap();
+        assert_eq!(answer, "done\n");
+    }
+
+    fn end(self) {
+        let Appender {
+            mut shell, lines, ..
+        } = self;
+        drop(lines);
+        assert!(shell.wait().unwrap().success());
+    }
 }
 
 #[test]

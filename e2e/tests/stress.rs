@@ -12,7 +12,6 @@ use e2e::program;
 const LEFT_OUT: &str = "binderfs,bind-mount,eventfd,fanotify,ioprio,procfs,verity,inotify,xattr";
 
 #[test]
-#[ignore = "open fault: it has hung once on a busy machine; run it with --ignored to work on it"]
 fn every_file_system_stressor_runs_clean() {
     if !can_run("stress-ng", &["stress-ng"], true).unwrap() {
         return;

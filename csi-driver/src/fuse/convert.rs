@@ -8,6 +8,9 @@ use super::abi::{self, fattr};
 /// another door is invalidated.
 pub const KEEP_SECONDS: u64 = 10 * 365 * 24 * 3600;
 
+/// Generation of every node: inode numbers are never reused in a lineage, so one is enough.
+pub const GENERATION: u64 = 1;
+
 /// Preferred size of reads and writes in bytes, also the block size of a file.
 const BLOCK: u32 = 4096;
 
@@ -69,8 +72,7 @@ pub fn attributes(attr: &Attr) -> abi::AttrOut {
 pub fn entry(attr: &Attr) -> abi::EntryOut {
     abi::EntryOut {
         nodeid: attr.ino.0,
-        // Inode numbers are never reused in a lineage, so one generation is enough.
-        generation: 1,
+        generation: GENERATION,
         entry_valid: KEEP_SECONDS,
         attr_valid: KEEP_SECONDS,
         entry_valid_nsec: 0,

@@ -14,5 +14,6 @@ pub mod mount;
 pub mod negotiate;
 pub mod reply;
 pub mod request;
+mod resized;
 pub mod session;
 mod wake;

@@ -24,6 +24,7 @@ use super::device::{BUFFER_SIZE, Device, Received};
 use super::errno::Errno;
 use super::reply::Reply;
 use super::request::{Operation, Request, decode};
+use super::resized::Resized;
 use super::wake;
 
 /// Answers requests.
@@ -55,7 +56,7 @@ struct Shared {
     changed: Condvar,
     requests: [AtomicU64; OPCODES],
     cached_writes: AtomicU64,
-    truncations: AtomicU64,
+    resized: Mutex<Resized>,
 }
 
 /// Opcodes counted one by one; larger ones share the last place.
@@ -92,7 +93,7 @@ impl Session {
             changed: Condvar::new(),
             requests: std::array::from_fn(|_| AtomicU64::new(0)),
             cached_writes: AtomicU64::new(0),
-            truncations: AtomicU64::new(0),
+            resized: Mutex::default(),
         });
         Shared::add_worker(&shared)?;
         Ok(Session { shared })
@@ -225,7 +226,7 @@ impl Shared {
     fn serve(&self, state: &WorkerState, bytes: &[u8]) {
         let (unique, reply) = match decode(bytes) {
             Ok(request) => {
-                self.count(bytes, &request.operation);
+                self.count(bytes, request.node, &request.operation);
                 let reply = match request.operation {
                     Operation::GetXattr { size, name }
                         if request.node == abi::ROOT_ID && name.starts_with(MARKER) =>
@@ -256,7 +257,7 @@ impl Shared {
         })
     }
 
-    fn count(&self, bytes: &[u8], operation: &Operation<'_>) {
+    fn count(&self, bytes: &[u8], node: u64, operation: &Operation<'_>) {
         let code = bytes
             .get(4..8)
             .and_then(|b| b.try_into().ok())
@@ -268,16 +269,20 @@ impl Shared {
             Operation::Write { flags, .. } if flags & abi::WRITE_CACHE != 0 => {
                 self.cached_writes.fetch_add(1, Ordering::SeqCst)
             }
-            Operation::SetAttr(change) if change.valid & abi::fattr::SIZE != 0 => {
-                self.truncations.fetch_add(1, Ordering::SeqCst)
+            // A file that is cut to nothing has no pages left whose writing could be held back.
+            Operation::SetAttr(change)
+                if change.valid & abi::fattr::SIZE != 0 && change.size != 0 =>
+            {
+                self.resized.lock().add(node);
+                0
             }
             _ => 0,
         };
     }
 
     /// Answers the marker of a barrier: waits for every request that the kernel had handed out before it, then tells
-    /// how many cached writes and truncations there have been (`keeper::barrier` decides on them whether to go
-    /// another round).
+    /// how many cached writes there have been, and which files have got another size lately (`keeper::barrier`
+    /// decides on them what is left to wait for).
     ///
     /// The kernel hands requests out in the order in which they were queued. A thread that was working when the
     /// marker came is waited for. One that was waiting may have been given an earlier request without having said so
@@ -312,11 +317,12 @@ impl Shared {
             }
         }
         own.marker.store(false, Ordering::SeqCst);
-        let (writes, truncations) = (
-            self.cached_writes.load(Ordering::SeqCst),
-            self.truncations.load(Ordering::SeqCst),
-        );
-        Reply::sized_value(format!("{writes} {truncations}").into_bytes(), size)
+        let mut answer = self.cached_writes.load(Ordering::SeqCst).to_string();
+        for node in self.resized.lock().recent() {
+            answer.push(' ');
+            answer.push_str(&node.to_string());
+        }
+        Reply::sized_value(answer.into_bytes(), size)
     }
 }
 
