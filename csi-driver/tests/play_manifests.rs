@@ -236,3 +236,47 @@ fn a_manifest_that_does_not_exist_is_an_error_at_once() {
         say(&output)
     );
 }
+
+#[test]
+fn a_protected_fork_outlives_its_document() {
+    if !can_mount("a_protected_fork_outlives_its_document") {
+        return;
+    }
+    let world = World::new();
+    let source = world.tree("source", FILES);
+    let base = bucket("base", &source) + &snapshot("v1", "base");
+    let kept = |more: &str| world.manifest("a.yaml", &(base.clone() + &fork("f", "v1", more)));
+    kept("protected: true");
+    let mut play = world.play();
+    let mount = world.mount("f");
+    world.wait_for("f is mounted", || mount.join("readme").exists());
+    fs::write(mount.join("mine"), "mine\n").unwrap();
+    let refused = world.fails(1, &["delete", "fork/f"]);
+    assert!(refused.contains("kept by a manifest"), "{refused}");
+
+    // Its document goes: it stays, mounted, and says why and what to do.
+    world.manifest("a.yaml", &base);
+    world.wait_for_state("forks", "f", "Protected");
+    play.says("put the document back");
+    fs::write(mount.join("still"), "writable\n").unwrap();
+    assert_eq!(read(mount.join("mine")), "mine\n");
+    // So it does for the next player.
+    play.stop();
+    let play = world.play();
+    world.wait_for("f is mounted again", || mount.join("still").exists());
+    assert_eq!(world.state("forks", "f"), "Protected");
+
+    // The document brings it back as it is; without the protection it goes with its document.
+    kept("protected: true");
+    world.wait_for_state("forks", "f", "Ready");
+    kept("protected: false");
+    world.wait_for("f is no longer protected", || {
+        world.json(&["get", "forks", "f"])["spec"]["protected"] != true
+    });
+    assert_eq!(read(mount.join("mine")), "mine\n");
+    world.manifest("a.yaml", &base);
+    world.wait_for("f is gone", || !mount.exists());
+    world.fails(1, &["get", "forks", "f"]);
+    play.stop();
+    world.ok(&["check"]);
+}

@@ -5,6 +5,7 @@
 //! the sources of cargo's registry) is the tree that is imported, `ANABRANCH_BENCH_DIR` (default: the
 //! target folder) is where the stores are made: it should be on the disk that matters.
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -271,7 +272,7 @@ fn import(dir: &Path) -> Result<()> {
     let engine = open(&dir.join("import"))?;
     let v = root(&engine, "base")?;
     let start = Instant::now();
-    let done = import_directory(&v, &tree, &mut |_| {})?;
+    let done = import_directory(&v, &tree, &mut |_| ControlFlow::Continue(()))?;
     let took = start.elapsed();
     println!(
         "\nimport of {} ({} entries, {} MiB): {:.2} s; cp -a and sync {:.2} s{}; ratio {:.2}x",

@@ -194,11 +194,6 @@ impl<'a> Txn<'a> {
         self.data.len() == bytes.len()
     }
 
-    /// Bytes of data in the frame so far.
-    pub fn data_len(&self) -> usize {
-        self.data.len()
-    }
-
     /// Writes down that `take` bytes of this extent are no longer referred to.
     pub fn supersede(&mut self, ino: Ino, chunk: u32, piece: &Extent) {
         self.usage.allocated = self.usage.allocated.saturating_sub(u64::from(piece.take));

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -225,7 +226,7 @@ fn an_imported_tree_is_sound_and_its_object_files_are_noted_when_nothing_needs_t
     let engine = Engine::open(dir.path().join("store"), Options::default()).unwrap();
     let t = root(&engine, "t");
     let v = volume(&engine, t);
-    import::import_directory(&v, &source, &mut |_| {}).unwrap();
+    import::import_directory(&v, &source, &mut |_| ControlFlow::Continue(())).unwrap();
     let report = sound(&engine, "imported");
     assert_eq!((report.notes, report.counts.objects), (0, 1), "{report}");
     let f = fork(&engine, "f", Point::Now(t));

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io::Write;
+use std::ops::ControlFlow;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
@@ -109,7 +110,11 @@ fn a_directory_is_imported_whole() {
     let engine = Engine::open(dir.path().join("store"), Options::default()).unwrap();
     let v = new(&engine, "t");
     let mut calls = 0;
-    let done = import_directory(&v, &source, &mut |_| calls += 1).unwrap();
+    let done = import_directory(&v, &source, &mut |_| {
+        calls += 1;
+        ControlFlow::Continue(())
+    })
+    .unwrap();
     assert!(calls >= 2);
     assert_eq!(same(&v, Ino::ROOT, &source) as u64, done.entries);
     let large = v.resolve(b"/large").unwrap();
@@ -134,15 +139,16 @@ fn a_directory_is_imported_whole() {
     assert!(v.sealed_file(large.ino).unwrap().is_none());
     assert_eq!(v.read(large.ino, 99, 3).unwrap()[1], b'x');
     assert_eq!(
-        import_directory(&v, &source, &mut |_| {})
+        import_directory(&v, &source, &mut |_| ControlFlow::Continue(()))
             .unwrap_err()
             .kind(),
         ErrorKind::NotEmpty
     );
     let w = new(&engine, "u");
-    let error = import_directory(&w, dir.path(), &mut |_| {}).unwrap_err();
+    let error = import_directory(&w, dir.path(), &mut |_| ControlFlow::Continue(())).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{error}");
-    let error = import_directory(&w, &source.join("gone"), &mut |_| {}).unwrap_err();
+    let error =
+        import_directory(&w, &source.join("gone"), &mut |_| ControlFlow::Continue(())).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
 }
 
@@ -164,17 +170,23 @@ fn an_archive_is_imported_whole() {
             .unwrap();
         assert!(made.success());
         let v = new(&engine, name);
-        import_tar(&v, &archive, &mut |_| {}).unwrap();
+        import_tar(&v, &archive, &mut |_| ControlFlow::Continue(())).unwrap();
         same(&v, Ino::ROOT, &source);
     }
     let not_tar = dir.path().join("not.tar");
     fs::write(&not_tar, vec![7; 4096]).unwrap();
-    let error = import_tar(&new(&engine, "n"), &not_tar, &mut |_| {}).unwrap_err();
+    let error = import_tar(&new(&engine, "n"), &not_tar, &mut |_| {
+        ControlFlow::Continue(())
+    })
+    .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{error}");
     let mut evil = tar_with(b"../escape");
     evil.extend([0; 1024]);
     fs::write(&not_tar, evil).unwrap();
-    let error = import_tar(&new(&engine, "e"), &not_tar, &mut |_| {}).unwrap_err();
+    let error = import_tar(&new(&engine, "e"), &not_tar, &mut |_| {
+        ControlFlow::Continue(())
+    })
+    .unwrap_err();
     assert!(error.to_string().contains("unsafe path"), "{error}");
 }
 

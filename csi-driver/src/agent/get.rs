@@ -360,6 +360,9 @@ fn summary(
     .into_iter()
     .find_map(|type_| conditions::find(all, type_));
     let state = match matters {
+        Some(condition) if deleted && condition.type_ == conditions::STALLED => {
+            condition.reason.clone()
+        }
         _ if deleted => "Deleting".to_owned(),
         None => "Pending".to_owned(),
         Some(condition) if condition.type_ == conditions::EXPIRED => conditions::EXPIRED.to_owned(),

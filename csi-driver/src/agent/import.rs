@@ -1,9 +1,13 @@
 //! Imports: each in a thread of its own. The plan marks a timeline as complete when its import has ended; one
 //! that was cut off is emptied and filled again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use crds::ImportSource;
 use jiff::Timestamp;
@@ -31,7 +35,42 @@ struct Job {
     what: String,
     started: Timestamp,
     done: Mutex<ImportProgress>,
+    total: Mutex<Total>,
+    stop: AtomicBool,
     end: Mutex<Option<(Timestamp, Outcome)>>,
+}
+
+/// How much there is to import.
+#[derive(Clone, Copy, Debug, Default)]
+enum Total {
+    /// Nobody knows yet.
+    #[default]
+    Unknown,
+    /// Counted: a directory.
+    Counted { files: u64, bytes: u64 },
+    /// The length of the archive's file; of what is in it, as much is still to come in proportion.
+    Archive { length: u64 },
+}
+
+impl Total {
+    fn files(self) -> Option<u64> {
+        match self {
+            Total::Counted { files, .. } => Some(files),
+            _ => None,
+        }
+    }
+
+    fn bytes(self, done: &ImportProgress) -> Option<u64> {
+        match self {
+            Total::Unknown => None,
+            Total::Counted { bytes, .. } => Some(bytes.max(done.bytes)),
+            Total::Archive { .. } if done.source == 0 => None,
+            Total::Archive { length } => {
+                let whole = u128::from(done.bytes) * u128::from(length) / u128::from(done.source);
+                Some(u64::try_from(whole).unwrap_or(u64::MAX).max(done.bytes))
+            }
+        }
+    }
 }
 
 impl Imports {
@@ -56,7 +95,7 @@ impl Imports {
             (Some(place), _) | (None, Some(place)) => PathBuf::from(&place.path),
             (None, None) => return Err(Failure::usage("the source is empty")),
         };
-        std::fs::metadata(&path).map_err(|e| {
+        let meta = std::fs::metadata(&path).map_err(|e| {
             Failure::new(
                 "Source",
                 format!("the source {} cannot be read: {e}", path.display()),
@@ -64,22 +103,39 @@ impl Imports {
         })?;
         let id = TimelineId(timeline.0);
         let name = Reference::timeline(&self.engine.timeline(id)?).short();
+        let tar = source.directory.is_none();
+        let total = if tar {
+            Total::Archive { length: meta.len() }
+        } else {
+            Total::Unknown
+        };
         let job = Arc::new(Job {
             what: format!("importing {name}"),
             started: Timestamp::now(),
             done: Mutex::default(),
+            total: Mutex::new(total),
+            stop: AtomicBool::new(false),
             end: Mutex::new(None),
         });
+        if !tar && meta.is_dir() {
+            let (own, path) = (Arc::clone(&job), path.clone());
+            // Beside the import, which is never waiting for it: the names are read once only by the disk.
+            let counting = std::thread::Builder::new()
+                .name("import-count".to_owned())
+                .spawn(move || count(&path, &own));
+            if let Err(error) = counting {
+                tracing::debug!(%error, "how much there is to import is not counted");
+            }
+        }
         let (engine, own, wake) = (
             self.engine.clone(),
             Arc::clone(&job),
             Arc::clone(&self.wake),
         );
-        let tar = source.directory.is_none();
         std::thread::Builder::new()
             .name("import".to_owned())
             .spawn(move || {
-                let result = fill(&engine, id, &path, tar, &own.done);
+                let result = fill(&engine, id, &path, tar, &own);
                 *own.end.lock() = Some((Timestamp::now(), result));
                 wake();
             })
@@ -100,7 +156,7 @@ impl Imports {
             _ => true,
         });
         let seen = jobs.iter().map(|(id, job)| {
-            let done = *job.done.lock();
+            let (done, total) = (*job.done.lock(), *job.total.lock());
             let ended = job.end.lock().as_ref().map(|(at, _)| *at);
             let import = Import {
                 state: if ended.is_some() {
@@ -110,8 +166,8 @@ impl Imports {
                 },
                 files: done.entries,
                 bytes: done.bytes,
-                total_files: None,
-                total_bytes: None,
+                total_files: total.files(),
+                total_bytes: total.bytes(&done),
                 started: job.started,
                 ended,
             };
@@ -126,20 +182,42 @@ impl Imports {
         let running = jobs.values().filter(|job| job.end.lock().is_none());
         running
             .map(|job| {
-                let done = *job.done.lock();
+                let (done, total) = (*job.done.lock(), *job.total.lock());
                 Progress {
                     what: job.what.clone(),
                     items: done.entries,
-                    total_items: None,
+                    total_items: total.files(),
                     bytes: done.bytes,
+                    total_bytes: total.bytes(&done),
                 }
             })
             .collect()
     }
 
-    /// Forgets an import. Its thread ends at its next commit, when its timeline is deleted.
+    /// Stops an import and forgets it; its thread ends within a few files.
     pub fn cancel(&self, timeline: Id) {
-        self.jobs.lock().remove(&timeline);
+        if let Some(job) = self.jobs.lock().remove(&timeline) {
+            job.stop.store(true, Ordering::SeqCst);
+        }
+    }
+
+    /// Stops all imports and waits until they have ended; what they did is done again by the next process. False
+    /// when one did not end in time, as when its source does not answer.
+    pub fn stop(&self, patience: Duration) -> bool {
+        let jobs = std::mem::take(&mut *self.jobs.lock());
+        for job in jobs.values() {
+            job.stop.store(true, Ordering::SeqCst);
+        }
+        let deadline = Instant::now() + patience;
+        loop {
+            if jobs.values().all(|job| job.end.lock().is_some()) {
+                return true;
+            }
+            if Instant::now() >= deadline {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 }
 
@@ -188,22 +266,87 @@ pub(super) fn again(now: Timestamp) -> Timestamp {
         .unwrap_or(now)
 }
 
-fn fill(
-    engine: &Engine,
-    id: TimelineId,
-    path: &Path,
-    tar: bool,
-    done: &Mutex<ImportProgress>,
-) -> Outcome {
+fn fill(engine: &Engine, id: TimelineId, path: &Path, tar: bool, job: &Job) -> Outcome {
+    let go_on = || {
+        if job.stop.load(Ordering::SeqCst) {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
+    };
     let volume = engine.volume(Point::Now(id), VolumeOptions::default())?;
     // What a process that was killed had imported so far.
-    crate::owner::run::empty(&volume)?;
-    let mut progress = |now: &ImportProgress| *done.lock() = *now;
+    crate::owner::run::empty(&volume, &go_on)?;
+    let mut progress = |now: &ImportProgress| {
+        *job.done.lock() = *now;
+        go_on()
+    };
     let all = if tar {
         import_tar(&volume, path, &mut progress)?
     } else {
         import_directory(&volume, path, &mut progress)?
     };
-    *done.lock() = all;
+    *job.done.lock() = all;
+    *job.total.lock() = Total::Counted {
+        files: all.entries,
+        bytes: all.bytes,
+    };
     Ok(())
+}
+
+/// Counts a directory as its import does. What cannot be read is the import's to say.
+fn count(top: &Path, job: &Job) {
+    let (mut files, mut bytes) = (0u64, 0u64);
+    let mut linked = BTreeSet::new();
+    let mut todo = vec![top.to_owned()];
+    while let Some(folder) = todo.pop() {
+        let Ok(entries) = std::fs::read_dir(&folder) else {
+            return;
+        };
+        for entry in entries {
+            if job.stop.load(Ordering::SeqCst) || job.end.lock().is_some() {
+                return;
+            }
+            let Ok(entry) = entry else { return };
+            let Ok(meta) = entry.metadata() else { continue };
+            files += 1;
+            if meta.is_dir() {
+                todo.push(entry.path());
+            } else if meta.is_file()
+                && (meta.nlink() == 1 || linked.insert((meta.dev(), meta.ino())))
+            {
+                bytes += meta.len();
+            }
+        }
+    }
+    let mut total = job.total.lock();
+    if matches!(*total, Total::Unknown) {
+        *total = Total::Counted { files, bytes };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_length_of_an_archive_tells_how_much_is_to_come() {
+        let done = |bytes, source| ImportProgress {
+            entries: 1,
+            bytes,
+            source,
+        };
+        let archive = Total::Archive { length: 1000 };
+        assert_eq!(archive.bytes(&done(0, 0)), None);
+        // Compressed to a third: 300 bytes came out of 100.
+        assert_eq!(archive.bytes(&done(300, 100)), Some(3000));
+        assert_eq!(archive.bytes(&done(3000, 1000)), Some(3000));
+        assert_eq!(archive.files(), None);
+        // A directory that grew since it was counted is not more than whole.
+        let counted = Total::Counted {
+            files: 2,
+            bytes: 10,
+        };
+        assert_eq!(counted.bytes(&done(12, 12)), Some(12));
+    }
 }

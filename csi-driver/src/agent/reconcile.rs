@@ -55,6 +55,12 @@ impl Agent {
         self.imports.progress()
     }
 
+    /// Stops the imports that run, for an end of the process: the next one does them again. False when one did not
+    /// stop in time.
+    pub fn stop_imports(&self, patience: std::time::Duration) -> bool {
+        self.imports.stop(patience)
+    }
+
     /// Brings every object as far as it can be brought now.
     ///
     /// # Errors

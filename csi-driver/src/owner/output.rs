@@ -38,6 +38,9 @@ pub struct Progress {
     pub total_items: Option<u64>,
     /// Bytes done.
     pub bytes: u64,
+    /// Bytes there are, once that is known or can be estimated.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub total_bytes: Option<u64>,
 }
 
 /// Where events go. An error means that nobody listens any more: the command gives up.

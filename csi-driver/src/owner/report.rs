@@ -274,12 +274,16 @@ pub struct LogRow {
     pub time: String,
     /// What happened.
     pub event: Happening,
-    /// The other side of a fork, snapshot or restore.
+    /// The other side of a fork, snapshot or restore; of a file's version, the state in which it is read when that
+    /// is not the timeline at this epoch.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub other: Option<State>,
     /// Size of the file's version in bytes.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub size: Option<u64>,
+    /// Which file, in the log of a directory.
+    #[serde(flatten, skip_serializing_if = "Option::is_none", default)]
+    pub path: Option<PathText>,
 }
 
 /// What differs about a path.

@@ -102,18 +102,18 @@ fn keep(bucket: &Bucket, key: &ObjectKey, timeline: &Timeline, world: &World<'_>
     }
     if let Some(source) = bucket.spec.source.as_ref().filter(|_| !complete) {
         let progress = match import {
-            Some(import) => match import.total_files {
-                Some(total) => format!(
-                    "{} of {total} files, {}",
+            Some(import) => {
+                let of = |total: Option<String>| {
+                    total.map_or_else(String::new, |total| format!(" of {total}"))
+                };
+                format!(
+                    "{}{} files, {}{}",
                     import.files,
-                    crds::quantity::human(import.bytes)
-                ),
-                None => format!(
-                    "{} files, {}",
-                    import.files,
-                    crds::quantity::human(import.bytes)
-                ),
-            },
+                    of(import.total_files.map(|total| total.to_string())),
+                    crds::quantity::human(import.bytes),
+                    of(import.total_bytes.map(crds::quantity::human))
+                )
+            }
             None => {
                 draft.actions.push(Action::Import {
                     timeline: timeline.id,

@@ -1,12 +1,15 @@
 //! Adds nodes to a timeline in large commits.
 
+use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{Read, Write};
+use std::ops::{ControlFlow, Range};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use crate::commit::Txn;
-use crate::error::{Error, IoContext, Result};
+use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::files::Volume;
 use crate::files::types::{Caller, NodeKind, Time};
 use crate::ids::{FileId, Ino};
@@ -14,7 +17,6 @@ use crate::index::keys::RecordKey;
 use crate::index::records::{
     self, CHUNK_BYTES, Chunk, Extent, INLINE_BYTES, Inode, MAX_FILE_BYTES, NO_OBJECT, Record,
 };
-use crate::store::sync_dir;
 
 use super::ImportProgress;
 
@@ -27,6 +29,12 @@ const BATCH_DATA: usize = 8 << 20;
 const BATCH_ENTRIES: u64 = 2000;
 /// ... or so much in object files.
 const BATCH_OBJECTS: u64 = 256 << 20;
+/// Chunks in one frame at most (8 GiB of data, about 7 MB of rows).
+const COMMIT_CHUNKS: usize = if cfg!(test) { 8 } else { 64 << 10 };
+/// The progress is told after so many entries, and so many bytes of one file: often enough to stop at once.
+const TELL_ENTRIES: u64 = 64;
+const TELL_BYTES: u64 = 16 << 20;
+const _: () = assert!(TELL_BYTES.is_multiple_of(CHUNK_BYTES));
 
 /// Attributes of a node to add.
 #[derive(Clone, Debug, Default)]
@@ -53,30 +61,81 @@ pub(super) struct Content<'r> {
 
 pub(super) struct Builder<'v> {
     volume: &'v Volume,
-    txn: Option<Txn<'v>>,
     /// Inodes of all directories, so that adding an entry does not read them back.
     dirs: HashMap<Ino, Inode>,
     dirty: HashSet<Ino>,
-    objects: Vec<(File, PathBuf)>,
-    object_bytes: u64,
-    batch_entries: u64,
+    batch: Batch,
+    /// Inode numbers taken from the timeline and not used yet.
+    inos: Range<u64>,
     done: ImportProgress,
-    progress: &'v mut dyn FnMut(&ImportProgress),
+    /// Where the source is read, if that is not told by the bytes of files.
+    source: Option<Rc<Cell<u64>>>,
+    progress: &'v mut dyn FnMut(&ImportProgress) -> ControlFlow<()>,
     buffer: Vec<u8>,
 }
 
+/// What the next commit adds. No lock is held while it is collected: a source may be slow, and a transaction keeps
+/// the whole store from closing its epoch.
+#[derive(Default)]
+struct Batch {
+    /// All rows but those of directories that are `dirty`, and of chunks.
+    rows: Vec<(RecordKey, Record)>,
+    /// Inodes of files, which a hard link may change.
+    files: HashMap<Ino, Inode>,
+    chunks: Vec<(RecordKey, Piece)>,
+    /// Bytes of the chunks that go into the log.
+    data: Vec<u8>,
+    objects: Vec<(File, PathBuf)>,
+    object_bytes: u64,
+    entries: u64,
+    inodes: u64,
+    logical: u64,
+}
+
+/// The content of a chunk.
+enum Piece {
+    Inline(Vec<u8>),
+    /// A range of the batch's data.
+    Logged(Range<usize>),
+    /// In an object file.
+    Sealed(Extent),
+}
+
+impl Batch {
+    fn is_full(&self) -> bool {
+        self.entries >= BATCH_ENTRIES
+            || self.object_bytes >= BATCH_OBJECTS
+            || self.data.len() >= BATCH_DATA
+    }
+}
+
+impl Drop for Batch {
+    /// Object files that no commit refers to go.
+    fn drop(&mut self) {
+        for (_, path) in self.objects.drain(..) {
+            if let Err(error) = std::fs::remove_file(&path) {
+                tracing::warn!(path = %path.display(), %error,
+                    "cannot remove the file of an import that did not go on; nothing refers to it");
+            }
+        }
+    }
+}
+
 impl<'v> Builder<'v> {
-    pub fn new(volume: &'v Volume, progress: &'v mut dyn FnMut(&ImportProgress)) -> Result<Self> {
+    pub fn new(
+        volume: &'v Volume,
+        source: Option<Rc<Cell<u64>>>,
+        progress: &'v mut dyn FnMut(&ImportProgress) -> ControlFlow<()>,
+    ) -> Result<Self> {
         let root = volume.view()?.inode(Ino::ROOT)?;
         Ok(Self {
             volume,
-            txn: None,
             dirs: HashMap::from([(Ino::ROOT, root)]),
             dirty: HashSet::new(),
-            objects: Vec::new(),
-            object_bytes: 0,
-            batch_entries: 0,
+            batch: Batch::default(),
+            inos: 0..0,
             done: ImportProgress::default(),
+            source,
             progress,
             buffer: Vec::new(),
         })
@@ -84,13 +143,13 @@ impl<'v> Builder<'v> {
 
     /// Sets the attributes of a directory that is there.
     pub fn set_directory(&mut self, ino: Ino, meta: &Meta) -> Result<()> {
-        self.open_batch()?;
         let dir = self.dir(ino)?;
         dir.mode = meta.mode & 0o7777;
         (dir.uid, dir.gid, dir.atime, dir.mtime) = (meta.uid, meta.gid, meta.atime, meta.mtime);
         dir.has_xattrs |= !meta.xattrs.is_empty();
         self.dirty.insert(ino);
-        self.put_xattrs(ino, meta)
+        self.put_xattrs(ino, meta);
+        Ok(())
     }
 
     pub fn directory(&mut self, parent: Ino, name: &[u8], meta: &Meta) -> Result<Ino> {
@@ -131,7 +190,7 @@ impl<'v> Builder<'v> {
         target: &[u8],
     ) -> Result<Ino> {
         let (ino, inode) = self.node(parent, name, kind, meta, target)?;
-        self.txn()?.put_inode(ino, inode);
+        self.batch.files.insert(ino, inode);
         self.added(0)?;
         Ok(ino)
     }
@@ -151,33 +210,33 @@ impl<'v> Builder<'v> {
             self.small(ino, &mut inode, content)?
         };
         inode.size = size;
-        let txn = self.txn()?;
-        txn.usage.logical += size;
-        txn.put_inode(ino, inode);
+        self.batch.logical += size;
+        self.batch.files.insert(ino, inode);
         self.added(size)?;
         Ok(ino)
     }
 
     /// Another name of a file that was added.
     pub fn link(&mut self, parent: Ino, name: &[u8], ino: Ino) -> Result<()> {
-        self.open_batch()?;
-        let mut inode = self.txn()?.inode(ino)?;
+        let mut inode = match self.batch.files.get(&ino) {
+            Some(inode) => inode.clone(),
+            None => self.volume.view()?.inode(ino)?,
+        };
         if inode.kind == NodeKind::Directory {
             return Err(Error::invalid("a directory cannot have a second name"));
         }
         inode.nlink += 1;
         let kind = inode.kind;
         self.entry(parent, name, ino, kind)?;
-        let txn = self.txn()?;
-        txn.put(
+        self.batch.rows.push((
             RecordKey::Backlink {
                 ino,
                 parent,
                 name: name.to_vec(),
             },
             Record::Mark,
-        );
-        txn.put_inode(ino, inode);
+        ));
+        self.batch.files.insert(ino, inode);
         self.added(0)
     }
 
@@ -210,11 +269,9 @@ impl<'v> Builder<'v> {
         meta: &Meta,
         target: &[u8],
     ) -> Result<(Ino, Inode)> {
-        self.open_batch()?;
-        let txn = self.txn()?;
-        let ino = txn.take_ino()?;
-        txn.usage.inodes += 1;
-        let now = txn.now();
+        let ino = self.take_ino()?;
+        self.batch.inodes += 1;
+        let now = Time::from_nanos(self.volume.engine().now());
         let inode = Inode {
             kind,
             mode: meta.mode & 0o7777,
@@ -236,8 +293,23 @@ impl<'v> Builder<'v> {
             object: NO_OBJECT,
         };
         self.entry(parent, name, ino, kind)?;
-        self.put_xattrs(ino, meta)?;
+        self.put_xattrs(ino, meta);
         Ok((ino, inode))
+    }
+
+    fn take_ino(&mut self) -> Result<Ino> {
+        if self.inos.is_empty() {
+            let mut txn = self.volume.begin(&Caller::default())?;
+            let first = txn.take_ino()?;
+            for _ in 1..BATCH_ENTRIES {
+                txn.take_ino()?;
+            }
+            self.inos = first.0..first.0 + BATCH_ENTRIES;
+            txn.commit()?;
+        }
+        let ino = Ino(self.inos.start);
+        self.inos.start += 1;
+        Ok(ino)
     }
 
     fn entry(&mut self, parent: Ino, name: &[u8], ino: Ino, kind: NodeKind) -> Result<()> {
@@ -248,22 +320,20 @@ impl<'v> Builder<'v> {
             dir.nlink += 1;
         }
         self.dirty.insert(parent);
-        self.txn()?.put(
+        self.batch.rows.push((
             RecordKey::Dirent(parent, name.to_vec()),
             Record::Dirent { ino, kind },
-        );
+        ));
         Ok(())
     }
 
-    fn put_xattrs(&mut self, ino: Ino, meta: &Meta) -> Result<()> {
-        let txn = self.txn()?;
+    fn put_xattrs(&mut self, ino: Ino, meta: &Meta) {
         for (name, value) in &meta.xattrs {
-            txn.put(
+            self.batch.rows.push((
                 RecordKey::Xattr(ino, name.clone()),
                 Record::Xattr(value.clone()),
-            );
+            ));
         }
-        Ok(())
     }
 
     /// Bytes that go into the log.
@@ -277,18 +347,14 @@ impl<'v> Builder<'v> {
             size += len as u64;
             let hole = content.sparse && bytes.iter().all(|b| *b == 0);
             if len > 0 && !hole {
-                let txn = self.txn()?;
-                let chunk = if n == 0 && len as u64 <= INLINE_BYTES {
-                    Chunk::Inline {
-                        born: txn.epoch().0,
-                        inherited: false,
-                        bytes: bytes.to_vec(),
-                    }
+                let piece = if n == 0 && len as u64 <= INLINE_BYTES {
+                    Piece::Inline(bytes.to_vec())
                 } else {
-                    Chunk::Extents(vec![txn.add_data(0, bytes)])
+                    let from = self.batch.data.len();
+                    self.batch.data.extend_from_slice(bytes);
+                    Piece::Logged(from..from + len)
                 };
-                txn.put(RecordKey::Chunk(ino, n), Record::Chunk(chunk));
-                txn.count_own(len as u64);
+                self.batch.chunks.push((RecordKey::Chunk(ino, n), piece));
                 inode.allocated += len as u64;
             }
             if len < CHUNK_BYTES as usize {
@@ -303,7 +369,13 @@ impl<'v> Builder<'v> {
     /// Bytes that become an object file.
     fn object(&mut self, ino: Ino, inode: &mut Inode, content: Content<'_>) -> Result<u64> {
         let engine = self.volume.engine().inner.clone();
-        let (id, mut file, path) = engine.files.create_object(&*engine.ids)?;
+        engine.check_open()?;
+        let (id, file, path) = engine.files.create_object(&*engine.ids)?;
+        self.batch.objects.push((
+            file.try_clone().context("copy a descriptor of", &path)?,
+            path.clone(),
+        ));
+        let mut file = file;
         let mut buffer = std::mem::take(&mut self.buffer);
         buffer.resize(CHUNK_BYTES as usize, 0);
         let mut size = 0;
@@ -318,13 +390,10 @@ impl<'v> Builder<'v> {
                         .context("seek in", &path)?;
                 } else {
                     file.write_all(bytes).context("write", &path)?;
-                    let txn = self.txn()?;
-                    let extent = object_extent(txn.epoch().0, id, size, bytes);
-                    txn.put(
-                        RecordKey::Chunk(ino, n),
-                        Record::Chunk(Chunk::Extents(vec![extent])),
-                    );
-                    txn.count_own(len as u64);
+                    let extent = object_extent(0, id, size, bytes);
+                    self.batch
+                        .chunks
+                        .push((RecordKey::Chunk(ino, n), Piece::Sealed(extent)));
                     inode.allocated += len as u64;
                 }
                 size += len as u64;
@@ -333,42 +402,49 @@ impl<'v> Builder<'v> {
                 break;
             }
             check_size(size, content.path)?;
+            if size.is_multiple_of(TELL_BYTES) {
+                self.tell(size)?;
+            }
         }
         if holes {
             file.set_len(size).context("extend", &path)?;
         }
         inode.object = if size > 0 { id } else { NO_OBJECT };
         self.buffer = buffer;
-        self.object_bytes += size;
-        self.objects.push((file, path));
+        self.batch.object_bytes += size;
         Ok(size)
     }
 
     fn added(&mut self, bytes: u64) -> Result<()> {
         self.done.entries += 1;
         self.done.bytes += bytes;
-        self.batch_entries += 1;
-        let full = self.batch_entries >= BATCH_ENTRIES
-            || self.object_bytes >= BATCH_OBJECTS
-            || self
-                .txn
-                .as_ref()
-                .is_some_and(|t| t.data_len() >= BATCH_DATA);
-        if full { self.commit() } else { Ok(()) }
-    }
-
-    fn open_batch(&mut self) -> Result<()> {
-        if self.txn.is_none() {
-            self.txn = Some(self.volume.begin(&Caller::default())?);
+        self.batch.entries += 1;
+        if self.batch.is_full() {
+            self.commit()?;
+            return self.tell(0);
+        }
+        if self.batch.entries.is_multiple_of(TELL_ENTRIES) {
+            self.tell(0)?;
         }
         Ok(())
     }
 
-    fn txn(&mut self) -> Result<&mut Txn<'v>> {
-        self.open_batch()?;
-        self.txn
-            .as_mut()
-            .ok_or_else(|| Error::invalid("no commit is open"))
+    /// Says how far it is, and hears whether it is to go on.
+    fn tell(&mut self, of_this_file: u64) -> Result<()> {
+        let bytes = self.done.bytes + of_this_file;
+        let source = self.source.as_ref().map_or(bytes, |at| at.get());
+        let now = ImportProgress {
+            bytes,
+            source,
+            ..self.done
+        };
+        match (self.progress)(&now) {
+            ControlFlow::Continue(()) => Ok(()),
+            ControlFlow::Break(()) => Err(Error::new(
+                ErrorKind::Unavailable,
+                "the import was stopped before it was complete",
+            )),
+        }
     }
 
     fn dir(&mut self, ino: Ino) -> Result<&mut Inode> {
@@ -378,32 +454,77 @@ impl<'v> Builder<'v> {
     }
 
     fn commit(&mut self) -> Result<()> {
+        self.done.source = self.source.as_ref().map_or(self.done.bytes, |at| at.get());
+        let mut batch = std::mem::take(&mut self.batch);
+        if batch.rows.is_empty() && batch.files.is_empty() && self.dirty.is_empty() {
+            return Ok(());
+        }
         // What the commit refers to is durable before it: a log that is ahead of its object files
         // would be a store with missing bytes. The first sync takes most of the others with it.
-        let mut dirs = HashSet::new();
         let engine = self.volume.engine().inner.clone();
-        for (file, path) in self.objects.drain(..) {
-            engine.files.seal_object(&file, &path)?;
-            dirs.extend(path.parent().map(Path::to_owned));
+        for (file, path) in &batch.objects {
+            engine.files.seal_object(file, path)?;
         }
-        for dir in dirs {
-            sync_dir(&dir)?;
+        let data = std::mem::take(&mut batch.data);
+        let mut chunks = std::mem::take(&mut batch.chunks).into_iter();
+        let mut txn = self.volume.begin(&Caller::default())?;
+        txn.usage.inodes += batch.inodes;
+        txn.usage.logical += batch.logical;
+        for (key, record) in batch.rows.drain(..) {
+            txn.put(key, record);
         }
-        self.object_bytes = 0;
-        self.batch_entries = 0;
-        let Some(mut txn) = self.txn.take() else {
-            return Ok(());
-        };
+        for (ino, inode) in batch.files.drain() {
+            txn.put_inode(ino, inode);
+        }
         for ino in self.dirty.drain() {
             if let Some(dir) = self.dirs.get(&ino) {
                 txn.put_inode(ino, dir.clone());
             }
         }
-        txn.check_quota()?;
-        txn.commit()?;
-        (self.progress)(&self.done);
-        Ok(())
+        // The chunks of a very long file do not fit into one frame; until the last one, it has holes.
+        loop {
+            for (key, piece) in chunks.by_ref().take(COMMIT_CHUNKS) {
+                add_chunk(&mut txn, key, piece, &data);
+            }
+            txn.check_quota()?;
+            let committed = txn.commit();
+            // If the engine failed in the middle, the log may hold the commit, and with it the files.
+            if committed.is_ok() || engine.check_open().is_err() {
+                batch.objects.clear();
+            }
+            committed?;
+            if chunks.len() == 0 {
+                return Ok(());
+            }
+            txn = self.volume.begin(&Caller::default())?;
+        }
     }
+}
+
+fn add_chunk(txn: &mut Txn<'_>, key: RecordKey, piece: Piece, data: &[u8]) {
+    let chunk = match piece {
+        Piece::Inline(bytes) => {
+            txn.count_own(bytes.len() as u64);
+            Chunk::Inline {
+                born: txn.epoch().0,
+                inherited: false,
+                bytes,
+            }
+        }
+        Piece::Logged(range) => {
+            let bytes = data.get(range).unwrap_or_default();
+            txn.count_own(bytes.len() as u64);
+            Chunk::Extents(vec![txn.add_data(0, bytes)])
+        }
+        Piece::Sealed(extent) => {
+            txn.count_own(u64::from(extent.take));
+            Chunk::Extents(vec![Extent {
+                born: txn.epoch().0,
+                ..extent
+            }])
+        }
+    };
+    txn.put(key, Record::Chunk(chunk));
 }
 
 /// The piece of an object file that is one chunk.
@@ -426,7 +547,7 @@ fn check_size(size: u64, path: &Path) -> Result<()> {
         return Ok(());
     }
     Err(Error::new(
-        crate::ErrorKind::FileTooLarge,
+        ErrorKind::FileTooLarge,
         format!("{} has more than {MAX_FILE_BYTES} bytes", path.display()),
     ))
 }

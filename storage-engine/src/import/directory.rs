@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File, Metadata};
+use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -17,7 +18,7 @@ use super::builder::{Builder, Content, Meta};
 pub(super) fn import(
     volume: &Volume,
     source: &Path,
-    progress: &mut dyn FnMut(&ImportProgress),
+    progress: &mut dyn FnMut(&ImportProgress) -> ControlFlow<()>,
 ) -> Result<ImportProgress> {
     let root = fs::canonicalize(source).context("find", source)?;
     let meta = fs::metadata(&root).context("stat", &root)?;
@@ -36,7 +37,7 @@ pub(super) fn import(
             data.display()
         )));
     }
-    let mut builder = Builder::new(volume, progress)?;
+    let mut builder = Builder::new(volume, None, progress)?;
     builder.set_directory(Ino::ROOT, &meta_of(&root, &meta)?)?;
     // Names of one inode that were seen, for hard links: only of files that have more than one.
     let mut linked: HashMap<(u64, u64), Ino> = HashMap::new();

@@ -6,6 +6,10 @@
 mod builder;
 mod directory;
 mod tar;
+#[cfg(test)]
+mod tests;
+
+use std::ops::ControlFlow;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::files::Volume;
@@ -19,11 +23,18 @@ pub struct ImportProgress {
     pub entries: u64,
     /// Bytes of file data so far.
     pub bytes: u64,
+    /// How far the source is read: of an archive, the offset in its file (compressed, if it is); of a directory the
+    /// same as `bytes`.
+    pub source: u64,
 }
 
 /// Imports a directory: contents, modes, owners, times, extended attributes, hard links, holes, special
-/// files. The timeline's root takes the attributes of the directory itself. Calls `progress` after each
-/// commit. Durable when it returns.
+/// files. The timeline's root takes the attributes of the directory itself. Calls `progress` after every few files
+/// and some megabytes of a large one. Durable when it returns. While the source is read no lock is held; each commit
+/// (some megabytes in the log) keeps others waiting for its own time only.
+///
+/// `progress` stops the import by saying `Break`: the error is `Unavailable`, and what was committed so far stays, as
+/// after a crash.
 ///
 /// # Errors
 /// `NotEmpty` if the timeline has anything in it; `InvalidArgument` if the store itself stands below the
@@ -31,14 +42,14 @@ pub struct ImportProgress {
 pub fn import_directory(
     volume: &Volume,
     source: &std::path::Path,
-    progress: &mut dyn FnMut(&ImportProgress),
+    progress: &mut dyn FnMut(&ImportProgress) -> ControlFlow<()>,
 ) -> Result<ImportProgress> {
     require_empty(volume)?;
     directory::import(volume, source, progress)
 }
 
 /// Imports a tar archive (plain or gzip; ustar, GNU and pax). Paths that lead out of it are refused; a
-/// later entry replaces an earlier one of the same path. Durable when it returns.
+/// later entry replaces an earlier one of the same path. Durable when it returns. `progress` as there.
 ///
 /// # Errors
 /// As [`import_directory`]; `InvalidArgument` for what is no such archive or holds an unsafe path.
@@ -46,7 +57,7 @@ pub fn import_directory(
 pub fn import_tar(
     volume: &Volume,
     archive: &std::path::Path,
-    progress: &mut dyn FnMut(&ImportProgress),
+    progress: &mut dyn FnMut(&ImportProgress) -> ControlFlow<()>,
 ) -> Result<ImportProgress> {
     require_empty(volume)?;
     tar::import(volume, archive, progress)

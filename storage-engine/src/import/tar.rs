@@ -1,9 +1,12 @@
 //! Import of a tar archive.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
+use std::ops::ControlFlow;
 use std::path::Path;
+use std::rc::Rc;
 
 use ::tar::{Archive, EntryType, Header};
 use flate2::read::MultiGzDecoder;
@@ -21,7 +24,7 @@ const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 pub(super) fn import(
     volume: &Volume,
     archive: &Path,
-    progress: &mut dyn FnMut(&ImportProgress),
+    progress: &mut dyn FnMut(&ImportProgress) -> ControlFlow<()>,
 ) -> Result<ImportProgress> {
     let mut file = File::open(archive).context("open", archive)?;
     let mut magic = [0; 2];
@@ -36,13 +39,21 @@ pub(super) fn import(
         Err(e) => return Err(Error::io("read", archive, &e)),
     };
     file.seek(SeekFrom::Start(0)).context("rewind", archive)?;
+    let at = Rc::new(Cell::new(0));
+    let file = Counted {
+        file,
+        at: Rc::clone(&at),
+    };
     let reader: Box<dyn Read> = if compressed {
-        Box::new(MultiGzDecoder::new(BufReader::new(file)))
+        Box::new(MultiGzDecoder::new(BufReader::with_capacity(
+            64 << 10,
+            file,
+        )))
     } else {
         Box::new(BufReader::with_capacity(1 << 20, file))
     };
     let mut tree = Tree {
-        builder: Builder::new(volume, progress)?,
+        builder: Builder::new(volume, Some(at), progress)?,
         known: HashMap::new(),
         archive,
     };
@@ -57,6 +68,20 @@ pub(super) fn import(
         tree.add(&mut entry.map_err(unreadable)?)?;
     }
     tree.builder.finish()
+}
+
+/// Tells how far the archive's file is read.
+struct Counted {
+    file: File,
+    at: Rc<Cell<u64>>,
+}
+
+impl Read for Counted {
+    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
+        let n = self.file.read(out)?;
+        self.at.set(self.at.get() + n as u64);
+        Ok(n)
+    }
 }
 
 /// A path that was added.

@@ -151,8 +151,11 @@ impl ObjectWriter<'_> {
         Ok(put)
     }
 
-    /// Takes bytes.
-    fn add(&mut self, mut bytes: &[u8]) -> Result<()> {
+    /// Takes bytes. The same as its `Write`, with the error as it is.
+    ///
+    /// # Errors
+    /// `FileTooLarge`, `NoSpace`, `QuotaExceeded`, `InvalidArgument` (bytes for a directory); from then on the same.
+    pub fn add(&mut self, mut bytes: &[u8]) -> Result<()> {
         if let Some(error) = &self.broken {
             return Err(error.clone());
         }

@@ -139,7 +139,7 @@ pub fn fixture() -> Fixture {
     let v = engine
         .volume(Point::Now(base), VolumeOptions::default())
         .unwrap();
-    import_directory(&v, &source, &mut |_| {}).unwrap();
+    import_directory(&v, &source, &mut |_| std::ops::ControlFlow::Continue(())).unwrap();
     let snapshot = engine
         .snapshot(SnapshotRequest {
             id: None,

@@ -10,7 +10,7 @@ use csi_driver::owner::{Command, Event, Outcome};
 use crate::screen::{Table, print, size};
 use crate::session::{Format, Session};
 
-/// Shows what happened to a timeline, or to one file of it, newest first.
+/// Shows what happened to a timeline, or the versions of a file or directory in it, newest first.
 #[derive(Args)]
 pub struct Log {
     /// A bucket or a fork, or a file in it: base, base:/some/file.
@@ -28,15 +28,31 @@ impl Log {
             name: session.name(&self.name)?,
             limit: self.limit,
         };
-        let mut table = Table::new(&["TIME", "EPOCH", "EVENT"]);
+        let mut rows: Vec<LogRow> = Vec::new();
         session.show(&command, self.format, &mut |event| {
-            let Event::Row(row) = event else {
-                return Ok(());
-            };
-            let row: LogRow = typed(row)?;
-            table.row([row.time.clone(), row.epoch.to_string(), words(&row)]);
+            if let Event::Row(row) = event {
+                rows.push(typed(row)?);
+            }
             Ok(())
         })?;
+        let paths = rows.iter().any(|row| row.path.is_some());
+        let mut heads = vec!["TIME", "EPOCH", "EVENT"];
+        if paths {
+            heads.push("PATH");
+        }
+        let mut table = Table::new(&heads);
+        for row in &rows {
+            let mut cells = vec![row.time.clone(), row.epoch.to_string(), words(row)];
+            if paths {
+                cells.push(
+                    row.path
+                        .as_ref()
+                        .map(|path| path.path.clone())
+                        .unwrap_or_default(),
+                );
+            }
+            table.row(cells);
+        }
         if table.is_empty() {
             Ok(())
         } else {
@@ -57,6 +73,9 @@ fn words(row: &LogRow) -> String {
         Happening::Snapshot => format!("snapshot taken: {}", other.trim_start_matches("snapshot/")),
         Happening::Fork => format!("forked: {other}"),
         Happening::RestoredTo => format!("restored to {other}"),
+        Happening::Written if row.other.is_some() => {
+            format!("written, {} (in {other})", size(row.size.unwrap_or(0)))
+        }
         Happening::Written => format!("written, {}", size(row.size.unwrap_or(0))),
         Happening::Removed => "removed".to_owned(),
     }

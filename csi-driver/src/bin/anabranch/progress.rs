@@ -61,19 +61,25 @@ impl ProgressLine {
     }
 }
 
-/// The work in one line: `importing bucket/base: 12000 of 30000 files (40%), 120Mi`.
+/// The work in one line: `importing bucket/base: 12000 of 30000 files, 120Mi of 300Mi (40%)`.
 pub fn describe(progress: &Progress) -> String {
-    let items = match progress.total_items {
-        Some(total) if total > 0 => {
-            format!(
-                "{} of {total} files ({}%)",
-                progress.items,
-                progress.items.saturating_mul(100) / total
-            )
-        }
-        _ => format!("{} files", progress.items),
+    let mut text = format!("{}: {}", progress.what, progress.items);
+    if let Some(total) = progress.total_items {
+        text.push_str(&format!(" of {total}"));
+    }
+    text.push_str(&format!(" files, {}", size(progress.bytes)));
+    if let Some(total) = progress.total_bytes {
+        text.push_str(&format!(" of {}", size(total)));
+    }
+    let done = match (progress.total_bytes, progress.total_items) {
+        (Some(total), _) if total > 0 => Some((progress.bytes, total)),
+        (_, Some(total)) if total > 0 => Some((progress.items, total)),
+        _ => None,
     };
-    format!("{}: {items}, {}", progress.what, size(progress.bytes))
+    if let Some((done, total)) = done {
+        text.push_str(&format!(" ({}%)", done.saturating_mul(100) / total));
+    }
+    text
 }
 
 #[cfg(test)]
@@ -85,14 +91,19 @@ mod tests {
         let mut progress = Progress {
             what: "importing x".into(),
             items: 5,
-            total_items: None,
             bytes: 0,
+            ..Progress::default()
         };
         assert_eq!(
             describe(&progress),
             format!("importing x: 5 files, {}", size(0))
         );
         progress.total_items = Some(10);
-        assert!(describe(&progress).contains("5 of 10 files (50%)"));
+        assert!(describe(&progress).contains("5 of 10 files, 0 (50%)"));
+        (progress.bytes, progress.total_bytes) = (1 << 20, Some(4 << 20));
+        assert_eq!(
+            describe(&progress),
+            "importing x: 5 of 10 files, 1Mi of 4Mi (25%)"
+        );
     }
 }

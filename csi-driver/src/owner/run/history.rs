@@ -3,6 +3,7 @@
 use storage_engine::{DiffKind, Engine, Origin, Point, TimelineInfo};
 
 use super::browse::kind_word;
+use super::versions;
 use crate::owner::context::Context;
 use crate::owner::failure::{Failure, Outcome};
 use crate::owner::instant::rfc3339;
@@ -21,13 +22,19 @@ pub(super) fn log(
 ) -> Outcome {
     let found = name.resolve(&context.engine)?;
     context.sync(found.point())?;
+    let rows = match &name.path {
+        Some(_) => versions::rows(context, name, &found, limit)?,
+        None => {
+            let mut rows = timeline_rows(context, &found)?;
+            rows.sort_by_key(|row| std::cmp::Reverse(row.epoch));
+            rows.truncate(limit.unwrap_or(usize::MAX));
+            rows
+        }
+    };
     output.begin(&About {
         state: State::found(&found),
         path: name.path.as_deref().map(PathText::from),
     })?;
-    let mut rows = timeline_rows(context, &found)?;
-    rows.sort_by_key(|row| std::cmp::Reverse(row.epoch));
-    rows.truncate(limit.unwrap_or(usize::MAX));
     for row in rows {
         output.row(&row)?;
     }
@@ -107,6 +114,7 @@ fn row(epoch: storage_engine::Epoch, event: Happening, other: Option<State>) -> 
         event,
         other,
         size: None,
+        path: None,
     }
 }
 

@@ -5,6 +5,7 @@ mod history;
 mod timelines;
 mod tree;
 mod usage;
+mod versions;
 mod walk;
 mod write;
 

@@ -93,7 +93,7 @@ pub(super) fn check(context: &Context, output: &mut dyn Output) -> Outcome {
             what,
             items: progress.done,
             total_items: progress.total,
-            bytes: 0,
+            ..Progress::default()
         });
         if gone.is_ok() {
             gone = output.event(event);

@@ -3,6 +3,7 @@
 use storage_engine::{Attr, ErrorKind, Ino, NodeKind, Volume};
 
 use crate::owner::failure::{Failure, Outcome};
+use crate::owner::name::present;
 
 /// Most symbolic links on the way to a file, as in the kernel.
 const MOST_LINKS: usize = 40;
@@ -51,6 +52,66 @@ pub(super) fn walk(volume: &Volume, path: &[u8], follow: bool) -> Outcome<Attr> 
     }
     at.pop()
         .ok_or_else(|| Failure::not_found(format!("{} does not exist", text(path))))
+}
+
+/// The path without links on the way to it, and what is there; the last component is followed too where it leads
+/// somewhere. Parts that do not exist stay as they are written.
+pub(super) fn canonical(volume: &Volume, path: &[u8]) -> Outcome<(Vec<u8>, Option<NodeKind>)> {
+    let mut pending = components(path);
+    let mut at: Vec<(Vec<u8>, Attr)> = vec![(Vec::new(), volume.attr(Ino::ROOT)?)];
+    let mut links = 0;
+    let joined = |at: &[(Vec<u8>, Attr)], rest: &[Vec<u8>]| -> Vec<u8> {
+        let names = at.iter().skip(1).map(|(name, _)| name);
+        let mut path = Vec::new();
+        for name in names.chain(rest.iter().rev()) {
+            path.push(b'/');
+            path.extend_from_slice(name);
+        }
+        path
+    };
+    while let Some(name) = pending.pop() {
+        if name == b".." {
+            if at.len() > 1 {
+                at.pop();
+            }
+            continue;
+        }
+        let Some((_, parent)) = at.last() else { break };
+        let found = match parent.kind {
+            NodeKind::Directory => present(volume.lookup(parent.ino, &name))?,
+            _ => None,
+        };
+        let Some(attr) = found else {
+            pending.push(name);
+            if pending.iter().any(|part| part == b"..") {
+                return Err(Failure::not_found(format!("{} does not exist", text(path))));
+            }
+            return Ok((joined(&at, &pending), None));
+        };
+        if attr.kind == NodeKind::Symlink {
+            links += 1;
+            let target = volume.read_link(attr.ino)?;
+            // A link that leads nowhere, or in a circle, is what it is.
+            if pending.is_empty() && walk(volume, path, true).is_err() {
+                at.push((name, attr));
+                continue;
+            }
+            if links > MOST_LINKS {
+                return Err(Failure::new(
+                    "InvalidArgument",
+                    format!("{}: too many symbolic links", text(path)),
+                ));
+            }
+            if target.starts_with(b"/") {
+                at.truncate(1);
+            }
+            pending.extend(components(&target));
+            continue;
+        }
+        at.push((name, attr));
+    }
+    let kind = at.last().map(|(_, attr)| attr.kind);
+    Ok((joined(&at, &[]), kind))
 }
 
 /// The parts of a path, the last one first.

@@ -1,13 +1,13 @@
 //! `put` and `rm`.
 
 use std::io::{self, Read};
+use std::ops::ControlFlow;
 
-use storage_engine::{
-    Attr, Caller, ErrorKind, Ino, NewNode, NodeKind, RenameMode, Volume, WriteOptions,
-};
+use storage_engine::objects::{ObjectWriter, PutOptions};
+use storage_engine::{Caller, Durability, ErrorKind, Ino, NodeKind, Volume};
 
 use super::volume_options;
-use super::walk::{split_last, text, walk};
+use super::walk::{canonical, split_last, text, walk};
 use crate::owner::context::Context;
 use crate::owner::failure::{Failure, Outcome, host};
 use crate::owner::frame::DATA;
@@ -25,8 +25,8 @@ pub(super) struct PutWish {
     pub gid: u32,
 }
 
-/// Writes the whole input into a file that nobody sees, then gives it its name: readers see the old content
-/// or the new one, and a put that is cut off leaves nothing behind.
+/// Puts the whole input as one object: readers see the old content or the new one, and a put that is cut off, at
+/// whatever point, leaves nothing behind, neither a file nor a directory.
 pub(super) fn put(
     context: &Context,
     name: &Name,
@@ -34,162 +34,67 @@ pub(super) fn put(
     input: &mut dyn Read,
     output: &mut dyn Output,
 ) -> Outcome {
-    let Some((directory, last)) = name.path.as_deref().and_then(split_last) else {
+    let written = name.path_or_root();
+    if name.path.as_deref().and_then(split_last).is_none() {
         return Err(Failure::usage(format!(
             "put needs a file: {}:/some/path",
             name.name
         )));
-    };
-    let path = name.path_or_root();
-    if path.ends_with(b"/") {
+    }
+    if written.ends_with(b"/") {
         return Err(Failure::usage(format!(
             "put needs a file, and {} ends with a slash",
-            text(path)
+            text(written)
         )));
     }
     let (timeline, volume) = writable(context, name, "put")?;
-    let caller = Caller {
-        uid: wish.uid,
-        gid: wish.gid,
-        ..Caller::default()
-    };
-    let parent = make_directories(&volume, &caller, &directory)?;
-    let before = present(volume.lookup(parent, &last))?;
-    if before
-        .as_ref()
-        .is_some_and(|attr| attr.kind == NodeKind::Directory)
-    {
+    let (path, before) = canonical(&volume, written)?;
+    if before == Some(NodeKind::Directory) {
         return Err(Failure::new(
             "IsADirectory",
             format!("{name} is a directory"),
         ));
     }
-    let old = before.as_ref().map(|attr| attr.ino);
-    let replaced = before.filter(|attr| attr.kind == NodeKind::File);
-    let mode = wish
-        .mode
-        .or(replaced.as_ref().map(|attr| attr.mode))
-        .unwrap_or(0o644);
-    let owner = match &replaced {
-        Some(attr) => Caller {
-            uid: attr.uid,
-            gid: attr.gid,
-            ..Caller::default()
-        },
-        None => caller,
+    let key = std::str::from_utf8(path.strip_prefix(b"/").unwrap_or(&path)).map_err(|_| {
+        Failure::new(
+            "InvalidArgument",
+            format!("{}: put takes paths that are UTF-8", text(&path)),
+        )
+        .then("Write a file with another name through a mount.")
+    })?;
+    let replaced = before == Some(NodeKind::File);
+    let options = PutOptions {
+        mode: wish.mode,
+        uid: (!replaced).then_some(wish.uid),
+        gid: (!replaced).then_some(wish.gid),
+        durability: Durability::Local,
+        ..PutOptions::default()
     };
-    let file = volume.create_unlinked(&owner, parent, mode)?;
-    let written = fill(&volume, &owner, file.ino, input).and_then(|size| {
-        give_name(&volume, &owner, file.ino, parent, &last)?;
-        Ok(size)
-    });
-    let size = match written {
-        Ok(size) => size,
-        Err(failure) => {
-            let _ = volume.reap(file.ino);
-            return Err(failure.during(format_args!("put {name}")));
-        }
-    };
-    if let Some(old) = old {
-        reap(
-            context.host.mounts(volume.timeline()).is_empty(),
-            &volume,
-            old,
-        )?;
-    }
-    volume.fsync(file.ino)?;
+    let mut writer = volume.objects().put_stream(key, options)?;
+    let size = fill(&mut writer, input)
+        .and_then(|size| {
+            writer.finish()?;
+            Ok(size)
+        })
+        .map_err(|failure| failure.during(format_args!("put {name}")))?;
     context.host.settle(volume.timeline());
     output.begin(&PutAnswer {
         timeline,
-        path: PathText::from(path),
+        path: PathText::from(written),
         size,
-        replaced: replaced.is_some(),
+        replaced,
     })
 }
 
-fn fill(volume: &Volume, caller: &Caller, ino: Ino, input: &mut dyn Read) -> Outcome<u64> {
+fn fill(writer: &mut ObjectWriter<'_>, input: &mut dyn Read) -> Outcome<u64> {
     let mut buffer = vec![0; DATA];
-    let mut size = 0;
     loop {
-        let mut filled = 0;
-        while filled < buffer.len() {
-            match input.read(&mut buffer[filled..]) {
-                Ok(0) => break,
-                Ok(n) => filled += n,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(host("read the input", &e)),
-            }
+        match input.read(&mut buffer) {
+            Ok(0) => return Ok(writer.size()),
+            Ok(n) => writer.add(&buffer[..n])?,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(host("read the input", &e)),
         }
-        let mut at = 0;
-        while at < filled {
-            let n = volume.write(
-                caller,
-                ino,
-                size,
-                &buffer[at..filled],
-                WriteOptions::default(),
-            )?;
-            if n == 0 {
-                return Err(Failure::new("Io", "nothing more could be written"));
-            }
-            (at, size) = (at + n, size + n as u64);
-        }
-        if filled < buffer.len() {
-            return Ok(size);
-        }
-    }
-}
-
-/// Names an unlinked file, in the place of what has the name now.
-fn give_name(volume: &Volume, caller: &Caller, ino: Ino, parent: Ino, name: &[u8]) -> Outcome {
-    match volume.link(caller, ino, parent, name) {
-        Ok(_) => return Ok(()),
-        Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
-        Err(e) => return Err(e.into()),
-    }
-    let passing = format!(".anabranch-put-{}-{}", std::process::id(), ino.0);
-    volume.link(caller, ino, parent, passing.as_bytes())?;
-    if let Err(error) = volume.rename(
-        caller,
-        parent,
-        passing.as_bytes(),
-        parent,
-        name,
-        RenameMode::Replace,
-    ) {
-        let _ = volume.unlink(caller, parent, passing.as_bytes());
-        return Err(error.into());
-    }
-    Ok(())
-}
-
-fn make_directories(volume: &Volume, caller: &Caller, path: &[u8]) -> Outcome<Ino> {
-    match walk(volume, path, true) {
-        Ok(attr) if attr.kind == NodeKind::Directory => return Ok(attr.ino),
-        Ok(_) => {
-            return Err(Failure::new(
-                "NotADirectory",
-                format!("{} is not a directory", text(path)),
-            ));
-        }
-        Err(failure) if failure.reason == "NotFound" => {}
-        Err(failure) => return Err(failure),
-    }
-    let Some((above, last)) = split_last(path) else {
-        return Ok(Ino::ROOT);
-    };
-    let parent = make_directories(volume, caller, &above)?;
-    let new = NewNode {
-        kind: NodeKind::Directory,
-        mode: 0o755,
-        rdev: 0,
-        target: b"",
-    };
-    match volume.create(caller, parent, &last, &new) {
-        Ok(attr) => Ok(attr.ino),
-        // Somebody else made it meanwhile, or it is a link that leads nowhere.
-        Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(walk(volume, path, true)?.ino),
-        Err(e) => Err(e.into()),
     }
 }
 
@@ -239,7 +144,8 @@ pub(super) fn rm(
                         .then("Add -r to remove it with everything in it."),
                 );
             }
-            remove_tree(alone, &volume, parent.ino, &last, attr.ino)?
+            let go_on = || ControlFlow::Continue(());
+            remove_tree(alone, &volume, (parent.ino, &last), attr.ino, &go_on)?
         } else {
             volume.unlink(&Caller::default(), parent.ino, &last)?;
             reap(alone, &volume, attr.ino)?;
@@ -260,9 +166,9 @@ pub(super) fn rm(
 fn remove_tree(
     alone: bool,
     volume: &Volume,
-    parent: Ino,
-    name: &[u8],
+    (parent, name): (Ino, &[u8]),
     directory: Ino,
+    go_on: &dyn Fn() -> ControlFlow<()>,
 ) -> Outcome<u64> {
     let caller = Caller::default();
     let mut removed = 0;
@@ -278,6 +184,7 @@ fn remove_tree(
             continue;
         }
         for entry in batch {
+            check(go_on)?;
             if entry.kind == NodeKind::Directory {
                 open.push((directory, entry.name, entry.ino));
                 break;
@@ -295,8 +202,8 @@ fn remove_tree(
     Ok(removed)
 }
 
-/// Removes everything from a timeline that nobody has mounted.
-pub(crate) fn empty(volume: &Volume) -> Outcome {
+/// Removes everything from a timeline that nobody has mounted, unless it is told to stop.
+pub(crate) fn empty(volume: &Volume, go_on: &dyn Fn() -> ControlFlow<()>) -> Outcome {
     let caller = Caller::default();
     loop {
         let batch = volume.read_dir(Ino::ROOT, 0, BATCH)?;
@@ -305,12 +212,20 @@ pub(crate) fn empty(volume: &Volume) -> Outcome {
         }
         for entry in batch {
             if entry.kind == NodeKind::Directory {
-                remove_tree(true, volume, Ino::ROOT, &entry.name, entry.ino)?;
+                remove_tree(true, volume, (Ino::ROOT, &entry.name), entry.ino, go_on)?;
             } else {
+                check(go_on)?;
                 volume.unlink(&caller, Ino::ROOT, &entry.name)?;
                 reap(true, volume, entry.ino)?;
             }
         }
+    }
+}
+
+fn check(go_on: &dyn Fn() -> ControlFlow<()>) -> Outcome {
+    match go_on() {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(()) => Err(Failure::new("Unavailable", "it was stopped in the middle")),
     }
 }
 
@@ -342,8 +257,4 @@ fn writable(context: &Context, name: &Name, what: &str) -> Outcome<(Reference, V
         .into());
     }
     Ok((Reference::timeline(&info), volume))
-}
-
-fn present(result: storage_engine::Result<Attr>) -> Outcome<Option<Attr>> {
-    crate::owner::name::present(result)
 }

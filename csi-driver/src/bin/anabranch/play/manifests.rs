@@ -104,7 +104,14 @@ impl Manifests {
             let wanted = prepared(&placed.object, Path::new(&placed.place.file));
             let key = wanted.key();
             declared.insert(key.clone());
-            match objects.get(&key).cloned() {
+            let mut old = objects.get(&key).cloned();
+            if let Some(old) = &mut old
+                && is_protected(old)
+            {
+                // It is whole although its document was gone: the document brings it back.
+                old.metadata_mut().deletion_timestamp = None;
+            }
+            match old {
                 // One that is being deleted goes first; its name is taken up again at the next pass.
                 Some(old) if old.is_being_deleted() => {}
                 Some(old) => {
@@ -175,6 +182,10 @@ impl Manifests {
             (named.is_dir() && parent(&file) == named) || (*named == file && file.is_file())
         })
     }
+}
+
+fn is_protected(object: &Object) -> bool {
+    matches!(object, Object::Fork(fork) if fork.spec.protected == Some(true))
 }
 
 /// The object as it is kept: it knows its file, and relative paths are those of the file's folder.

@@ -32,6 +32,10 @@ use watch::Watch;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long running commands may take to end.
 const GRACE: Duration = Duration::from_secs(5);
+/// How long imports may take to stop: they look after every few files, and wait for their source.
+const IMPORT_PATIENCE: Duration = Duration::from_millis(700);
+/// Between two looks at how far imports are, for the status of their buckets.
+const IMPORT_LOOK: Duration = Duration::from_secs(1);
 /// Between two tries to mount what could not be mounted.
 const MOUNT_AGAIN: Duration = Duration::from_secs(2);
 /// Between two closings of the epoch, where a past instant has to be readable.
@@ -197,7 +201,13 @@ impl Play {
             once: self.once,
         };
         let outcome = running.follow(woken);
+        let stopped = running.agent.stop_imports(IMPORT_PATIENCE);
         running.voice.progress(&[]);
+        if !stopped {
+            eprintln!(
+                "anabranch: an import is still waiting for its source; the next `anabranch play` does it again"
+            );
+        }
         if outcome.is_ok() && !self.once {
             running
                 .voice
@@ -266,6 +276,12 @@ impl Running {
             }
             self.sum_up(&pass);
             if self.wait(woken, again, pass.next) {
+                if self.once {
+                    return Err(
+                        Failure::new("Interrupted", "stopped before everything was done")
+                            .then("The next `anabranch play` goes on."),
+                    );
+                }
                 return Ok(());
             }
         }
@@ -283,11 +299,12 @@ impl Running {
         });
         let due = [again, due].into_iter().flatten().min();
         let mut look = Instant::now() + watch::LOOK;
+        let status = Instant::now() + IMPORT_LOOK;
         loop {
             let progress = self.agent.progress();
             self.voice.progress(&progress);
             let now = Instant::now();
-            if due.is_some_and(|due| due <= now) {
+            if due.is_some_and(|due| due <= now) || (!progress.is_empty() && status <= now) {
                 return false;
             }
             if look <= now {

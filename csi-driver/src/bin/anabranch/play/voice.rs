@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use crds::conditions::State;
+use crds::conditions::{Reason, State};
 use crds::{Object, ObjectKey};
 use csi_driver::agent::Pass;
-use csi_driver::agent::objects::{Objects, short_name};
+use csi_driver::agent::objects::{ObjectExt, Objects, short_name};
 
 use crate::progress::ProgressLine;
 use crate::screen::size;
@@ -75,7 +75,16 @@ impl Voice {
             };
             let word = state.word().to_owned();
             let text = words(object, state);
-            let now = (word, text.clone());
+            // How far an import is has a line of its own.
+            let importing = matches!(state, State::Reconciling(Reason::Importing, _));
+            let now = (
+                word,
+                if importing {
+                    String::new()
+                } else {
+                    text.clone()
+                },
+            );
             if self.said.get(key) != Some(&now) {
                 self.said.insert(key.clone(), now);
                 self.line(&format!("{:<28} {text}", short_name(key)));
@@ -94,7 +103,7 @@ impl Voice {
 
 fn words(object: &Object, state: &State) -> String {
     match (state, object) {
-        (State::Ready(reason, message), _) if *reason != crds::conditions::Reason::Available => {
+        (State::Ready(reason, message), _) if *reason != Reason::Available => {
             format!("ready: {message}")
         }
         (State::Ready(..), Object::Fork(fork)) => match fork.spec.count {
@@ -121,6 +130,10 @@ fn words(object: &Object, state: &State) -> String {
                 Some(epoch) => format!("ready (epoch {epoch})"),
                 None => "ready".to_owned(),
             }
+        }
+        (State::Stalled(Reason::Protected, _), _) if object.is_being_deleted() => {
+            "Protected: its document is gone, and it stays because it is protected; put the document back, and to delete it, take it away again with `protected: false`"
+                .to_owned()
         }
         (State::Expired(_, message), _) => format!("expired: {message}"),
         (State::Reconciling(reason, message) | State::Stalled(reason, message), _) => {
