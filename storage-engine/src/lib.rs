@@ -42,7 +42,7 @@ pub use check::{
     CheckCounts, CheckPhase, CheckProgress, CheckReport, Finding, FindingKind, Place, Severity,
 };
 pub use clock::{Clock, IdSource, RandomIds, SystemClock};
-pub use diff::{Diff, DiffEntry, DiffKind};
+pub use diff::{Diff, DiffEntry, DiffKind, Touched};
 pub use engine::{Durability, Engine, Options, Point};
 pub use error::{Error, ErrorKind, Result};
 pub use files::types::*;

@@ -11,7 +11,7 @@ use storage_engine::{Engine, Point, VolumeOptions};
 
 use super::MountsError;
 use super::notifier::{Notifier, Target};
-use super::state::State;
+use super::state::{ShownPoint, State};
 use crate::fuse::adapter::{Adapter, Parts};
 use crate::fuse::backing::Backings;
 use crate::fuse::device::Device;
@@ -77,7 +77,8 @@ impl Live {
         let record = backing.try_clone().map_err(system("copy a descriptor"))?;
         let backings = Backings::from_record(Arc::clone(&device), record)
             .map_err(system("read the record of backing files"))?;
-        let observed = !volume.read_only();
+        // A read-only mount of a timeline shows its restores, too.
+        let observed = matches!(state.point, ShownPoint::Now(_));
         let adapter = Arc::new(Adapter::new(Parts {
             volume,
             connection: state.connection,

@@ -8,30 +8,28 @@
 //! a mount before [`Mounts::sync`] is in the engine after it; a request is applied once, however many processes
 //! served it. Assumption: one serving process per keeper (the engine's lock sees to it).
 
+mod end;
 mod error;
 mod live;
+mod make;
 mod notifier;
+mod rebase;
 mod state;
+mod successor;
+mod watch;
 
 use std::collections::{BTreeMap, HashMap};
-use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
-use storage_engine::{Engine, Point, TimelineId, VolumeOptions};
+use storage_engine::{Engine, Point, TimelineId};
 
 pub use self::error::MountsError;
-use self::live::{Connection, Live, record};
-use self::state::State;
-use crate::fuse::backing::new_record;
-use crate::fuse::device::Device;
-use crate::fuse::mount::{self, MountOptions};
-use crate::fuse::negotiate::{Negotiated, negotiate};
+use self::live::Live;
 use crate::keeper::client::{Client, StartOptions};
-use crate::keeper::wire::Record;
 
 pub use crate::fuse::negotiate::Mode;
 
@@ -165,109 +163,6 @@ impl Mounts {
         Ok(Mounts { inner })
     }
 
-    /// Serves every mount that the keeper holds, as the successor of whoever served them. Programs on them go on;
-    /// requests that the predecessor had read are sent again by the kernel and answered without being applied twice.
-    ///
-    /// Cost: about 1 ms per mount.
-    ///
-    /// # Errors
-    /// The keeper does not answer. What cannot be served (its timeline is gone) is unmounted by force and listed.
-    pub fn take_over(&self) -> Result<Vec<TakenOver>, MountsError> {
-        let mut all = Vec::new();
-        for record in self.inner.keeper.list()? {
-            let id = record.id.clone();
-            if self.inner.live.lock().contains_key(&id) {
-                continue;
-            }
-            let outcome = self.inner.take_over_one(&record);
-            if let Err(error) = &outcome {
-                tracing::warn!(mount = %id, %error, "a mount cannot be taken over and is given up");
-                self.inner.give_up(&record);
-            }
-            all.push(TakenOver {
-                id,
-                outcome: outcome.map(|live| info(&live)),
-            });
-        }
-        Ok(all)
-    }
-
-    /// Makes a mount. Cost: about 1 ms, and the removal of what earlier mounts left unlinked but open.
-    ///
-    /// # Errors
-    /// Each says what to do; nothing is left behind.
-    pub fn mount(&self, request: MountRequest) -> Result<MountInfo, MountsError> {
-        let inner = &self.inner;
-        let volume = inner
-            .engine
-            .volume(request.point, VolumeOptions { origin: 0 })?;
-        let read_only = request.read_only || volume.read_only();
-        let writes = (!read_only).then(|| volume.timeline());
-        inner.reserve(&request.id, writes)?;
-        let mut made = false;
-        let result = mount::prepare(&request.mount_point)
-            .map_err(MountsError::from)
-            .and_then(|made_directory| {
-                made = made_directory;
-                if writes.is_some() {
-                    volume.reap_all()?;
-                }
-                let mode = request.mode.unwrap_or(if read_only {
-                    Mode::Dataset
-                } else {
-                    Mode::Workspace
-                });
-                inner.make(&request, mode, read_only, made_directory)
-            });
-        match result {
-            Ok(live) => {
-                let info = info(&live);
-                inner.adopt(live)?;
-                Ok(info)
-            }
-            Err(error) => {
-                if made {
-                    let _ = std::fs::remove_dir(&request.mount_point);
-                }
-                inner.live.lock().remove(&request.id);
-                Err(error)
-            }
-        }
-    }
-
-    /// Unmounts: dirty pages are written first. With `lazy` a mount in use is taken out of sight and goes with its
-    /// last user.
-    ///
-    /// # Errors
-    /// [`MountsError::Busy`] when it is in use and `lazy` is not given.
-    pub fn unmount(&self, id: &str, lazy: bool) -> Result<(), MountsError> {
-        let inner = &self.inner;
-        let live = inner.served(id)?;
-        match inner.keeper.unmount(id, false, false, SYNC_TIMEOUT) {
-            Ok(()) => {}
-            Err(error) if error.errno() == Some(libc::EBUSY) && !lazy => {
-                return Err(MountsError::Busy {
-                    id: id.to_owned(),
-                    mount_point: live.mount_point.clone(),
-                });
-            }
-            Err(error) if error.errno() == Some(libc::EBUSY) => {
-                inner.keeper.sync(id, SYNC_TIMEOUT)?;
-                live.detached.store(true, Ordering::SeqCst);
-                inner.keeper.unmount(id, true, false, SYNC_TIMEOUT)?;
-                return Ok(());
-            }
-            // Somebody else has unmounted it.
-            Err(error) if error.errno() == Some(libc::EINVAL) => {}
-            Err(error) => return Err(error.into()),
-        }
-        // A lazy unmount of the same file system elsewhere (a bind mount) may keep the connection.
-        if !live.wait_finished(Duration::from_secs(5)) {
-            live.detached.store(true, Ordering::SeqCst);
-        }
-        Ok(())
-    }
-
     /// Every mount served, by id.
     pub fn list(&self) -> Vec<MountInfo> {
         self.inner.lives().iter().map(|live| info(live)).collect()
@@ -326,65 +221,6 @@ impl Mounts {
         }
         self.inner.live.lock().clear();
     }
-
-    /// Unmounts everything and ends the keeper. Programs that still use a mount after `patience` get errors.
-    ///
-    /// # Errors
-    /// The first that a mount or the keeper reported; the rest is unmounted all the same.
-    pub fn shut_down(&self, patience: Duration) -> Result<(), MountsError> {
-        self.inner.ending.store(true, Ordering::SeqCst);
-        let deadline = Instant::now() + patience;
-        let mut first = None;
-        for live in self.inner.lives() {
-            if let Err(error) = self.end_one(&live, deadline) {
-                first.get_or_insert(error);
-            }
-        }
-        if let Err(error) = self.inner.keeper.shutdown() {
-            first.get_or_insert(error.into());
-        }
-        first.map_or(Ok(()), Err)
-    }
-
-    fn end_one(&self, live: &Live, deadline: Instant) -> Result<(), MountsError> {
-        let mut result = Ok(());
-        while !live.detached.load(Ordering::SeqCst) {
-            match self.unmount(&live.id, false) {
-                Ok(()) => break,
-                Err(MountsError::Busy { .. }) if Instant::now() < deadline => {
-                    std::thread::sleep(Duration::from_millis(50))
-                }
-                Err(MountsError::Busy { .. }) => {
-                    tracing::warn!(mount = %live.id, "a mount is still in use; its users get errors from now on");
-                    result = self
-                        .inner
-                        .keeper
-                        .sync(&live.id, SYNC_TIMEOUT)
-                        .map_err(MountsError::from);
-                    self.inner
-                        .keeper
-                        .unmount(&live.id, true, true, SYNC_TIMEOUT)?;
-                    break;
-                }
-                Err(error) => {
-                    result = Err(error);
-                    break;
-                }
-            }
-        }
-        if !live.wait_finished(
-            deadline
-                .saturating_duration_since(Instant::now())
-                .max(Duration::from_secs(1)),
-        ) {
-            // Detached and still in use, perhaps from another namespace: closing the last descriptors aborts it.
-            live.leaving.store(true, Ordering::SeqCst);
-            live.stop();
-            self.inner.keeper.forget(&live.id)?;
-            self.inner.live.lock().remove(&live.id);
-        }
-        result
-    }
 }
 
 impl Inner {
@@ -425,228 +261,6 @@ impl Inner {
         live.insert(id.to_owned(), Slot::Reserved { writes });
         Ok(())
     }
-
-    fn make(
-        &self,
-        request: &MountRequest,
-        mode: Mode,
-        read_only: bool,
-        made_directory: bool,
-    ) -> Result<Arc<Live>, MountsError> {
-        let system = |what: &'static str| {
-            move |error| MountsError::Serve {
-                id: request.id.clone(),
-                what,
-                error,
-            }
-        };
-        let device = Arc::new(Device::open().map_err(system("open /dev/fuse"))?);
-        let backing = new_record().map_err(system("make a memory file"))?;
-        let mut state = State {
-            point: request.point.into(),
-            mode,
-            connection: random().map_err(system("read /dev/urandom"))?,
-            negotiated: None,
-            read_only,
-            label: request.label.clone(),
-            made_directory,
-        };
-        let point = &request.mount_point;
-        use std::os::fd::AsFd;
-        self.keeper.put(
-            record(&request.id, point, "", &state)?,
-            device.as_fd(),
-            backing.as_fd(),
-        )?;
-        let result = self.mount_and_serve(request, &mut state, &device, backing);
-        if result.is_err() {
-            if let Ok(Some(line)) = mount::mounted_at(point)
-                && line.source == source(&request.id)
-            {
-                let _ = mount::unmount(point, true, true);
-            }
-            let _ = self.keeper.forget(&request.id);
-        }
-        result
-    }
-
-    fn mount_and_serve(
-        &self,
-        request: &MountRequest,
-        state: &mut State,
-        device: &Arc<Device>,
-        backing: std::os::fd::OwnedFd,
-    ) -> Result<Arc<Live>, MountsError> {
-        let point = &request.mount_point;
-        let system = |what: &'static str| {
-            move |error| MountsError::Serve {
-                id: request.id.clone(),
-                what,
-                error,
-            }
-        };
-        mount::mount(
-            device,
-            point,
-            MountOptions {
-                name: &request.id,
-                read_only: state.read_only,
-            },
-        )?;
-        let negotiated = negotiate(device, state.mode).map_err(system("agree with the kernel"))?;
-        state.negotiated = Some(negotiated);
-        let number = device_number(point, &request.id)?;
-        mount::raise_read_ahead(&number);
-        self.keeper
-            .update(record(&request.id, point, &number, state)?)?;
-        Live::serve(
-            &self.engine,
-            Connection {
-                id: request.id.clone(),
-                mount_point: point.clone(),
-                device_number: number,
-                state: state.clone(),
-                negotiated,
-                device: Arc::clone(device),
-                backing,
-                taken_over: false,
-            },
-        )
-    }
-
-    /// Puts a served mount into the list and watches for its end.
-    fn adopt(self: &Arc<Inner>, live: Arc<Live>) -> Result<(), MountsError> {
-        self.live
-            .lock()
-            .insert(live.id.clone(), Slot::Served(Arc::clone(&live)));
-        let (own, id) = (Arc::clone(self), live.id.clone());
-        let watch = move || {
-            if live.wait_ended() {
-                own.clean_up(&live);
-            }
-        };
-        let started = std::thread::Builder::new()
-            .name("mount end".into())
-            .spawn(watch);
-        started.map(|_| ()).map_err(|error| MountsError::Serve {
-            id,
-            what: "start a thread",
-            error,
-        })
-    }
-
-    /// The kernel has ended the connection: by our unmount, or somebody else's.
-    fn clean_up(&self, live: &Live) {
-        live.stop();
-        let volume = live.adapter.volume();
-        if !volume.read_only()
-            && let Err(error) = volume.reap_all()
-        {
-            tracing::debug!(mount = %live.id, %error, "unlinked inodes are left for the next mount");
-        }
-        if let Err(error) = self.keeper.forget(&live.id) {
-            tracing::debug!(mount = %live.id, %error, "the keeper does not forget a mount");
-        }
-        if live.state.made_directory {
-            remove_directory(&live.mount_point);
-        }
-        self.live.lock().remove(&live.id);
-        live.finish();
-    }
-
-    fn take_over_one(self: &Arc<Inner>, record: &Record) -> Result<Arc<Live>, MountsError> {
-        let state: State =
-            serde_json::from_value(record.state.clone()).map_err(|error| MountsError::Record {
-                id: record.id.clone(),
-                error: error.to_string(),
-            })?;
-        let unfinished = || MountsError::Record {
-            id: record.id.clone(),
-            error: "its mounting was not finished".into(),
-        };
-        let negotiated: Negotiated = state.negotiated.ok_or_else(unfinished)?;
-        let writes = |state: &State| match (state.read_only, state.point) {
-            (false, state::ShownPoint::Now(timeline)) => Some(timeline),
-            _ => None,
-        };
-        self.reserve(&record.id, writes(&state))?;
-        let result = self.resume(record, state, negotiated);
-        if result.is_err() {
-            self.live.lock().remove(&record.id);
-        }
-        result
-    }
-
-    fn resume(
-        self: &Arc<Inner>,
-        record: &Record,
-        state: State,
-        negotiated: Negotiated,
-    ) -> Result<Arc<Live>, MountsError> {
-        let (_, device, backing) = self.keeper.take(&record.id)?;
-        let live = Live::serve(
-            &self.engine,
-            Connection {
-                id: record.id.clone(),
-                mount_point: PathBuf::from(&record.mount_point),
-                device_number: record.device.clone(),
-                state,
-                negotiated,
-                device: Arc::new(Device::from_descriptor(device)),
-                backing,
-                taken_over: true,
-            },
-        )?;
-        self.adopt(Arc::clone(&live))?;
-        Ok(live)
-    }
-
-    /// A mount nobody can serve: processes that wait on it get errors.
-    fn give_up(&self, record: &Record) {
-        let _ = self
-            .keeper
-            .unmount(&record.id, true, true, Duration::from_secs(10));
-        let _ = self.keeper.forget(&record.id);
-        let made = record
-            .state
-            .get("made_directory")
-            .and_then(serde_json::Value::as_bool)
-            .unwrap_or(false);
-        if made {
-            remove_directory(Path::new(&record.mount_point));
-        }
-    }
-
-    /// A keeper that went away is replaced, and the new one gets every mount.
-    fn watch_keeper(&self, patience: Duration) {
-        if !self.keeper.wait_gone(patience) || self.ending.load(Ordering::SeqCst) {
-            if self.ending.load(Ordering::SeqCst) {
-                std::thread::sleep(patience);
-            }
-            return;
-        }
-        tracing::warn!("the keeper is gone; another one is started");
-        let fresh = match Client::connect_or_start(&self.options) {
-            Ok(fresh) => fresh,
-            Err(error) => {
-                tracing::error!(%error, "mounts do not outlive this process until there is a keeper again");
-                std::thread::sleep(Duration::from_secs(1));
-                return;
-            }
-        };
-        self.keeper.replace(fresh);
-        use std::os::fd::AsFd;
-        for live in self.lives() {
-            let kept = live.record().and_then(|record| {
-                Ok(self
-                    .keeper
-                    .put(record, live.device.as_fd(), live.backing.as_fd())?)
-            });
-            if let Err(error) = kept {
-                tracing::error!(mount = %live.id, %error, "the new keeper does not take a mount");
-            }
-        }
-    }
 }
 
 impl Slot {
@@ -672,31 +286,4 @@ fn info(live: &Live) -> MountInfo {
         label: live.state.label.clone(),
         detached: live.detached.load(Ordering::SeqCst),
     }
-}
-
-fn source(id: &str) -> String {
-    format!("anabranch:{id}")
-}
-
-fn device_number(point: &Path, id: &str) -> Result<String, MountsError> {
-    let line = mount::mounted_at(point).map_err(|error| MountsError::Serve {
-        id: id.to_owned(),
-        what: "read mountinfo",
-        error,
-    })?;
-    line.filter(|line| line.kind == mount::TYPE)
-        .map(|line| line.device)
-        .ok_or_else(|| MountsError::NotMounted { id: id.to_owned() })
-}
-
-fn remove_directory(point: &Path) {
-    let owned = point.to_owned();
-    // One that is not empty any more is somebody else's by now.
-    let _ = mount::with_deadline(point, move || std::fs::remove_dir(owned));
-}
-
-fn random() -> std::io::Result<u64> {
-    let mut bytes = [0; 8];
-    std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
-    Ok(u64::from_ne_bytes(bytes))
 }

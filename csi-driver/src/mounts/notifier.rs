@@ -5,14 +5,14 @@
 //! into a queue. That a reply with the older state is under way meanwhile is safe: the kernel takes the directory's
 //! lock before it drops a name, and drops attributes that were asked for before the notification.
 
-use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::JoinHandle;
 
-use storage_engine::{Change, Ino, NodeKind, Point, Volume, VolumeOptions};
+use storage_engine::{Change, Ino, Point};
 
+use super::rebase;
 use crate::fuse::adapter::Adapter;
 use crate::fuse::device::Device;
 use crate::fuse::negotiate::Negotiated;
@@ -32,6 +32,7 @@ enum Told {
     },
     Rebased {
         from: Point,
+        to: Point,
     },
     /// The mount is going away.
     Stop,
@@ -108,7 +109,10 @@ fn owned(change: &Change<'_>) -> Told {
         },
         Change::Inode { ino } => Told::Inode { ino: *ino },
         Change::Data { ino } => Told::Data { ino: *ino },
-        Change::Rebased { from, .. } => Told::Rebased { from: *from },
+        Change::Rebased { from, to } => Told::Rebased {
+            from: *from,
+            to: *to,
+        },
     }
 }
 
@@ -119,7 +123,7 @@ fn run(target: &Target, queue: &Receiver<Told>) {
             // A negative offset leaves the pages.
             Told::Inode { ino } => target.device.invalidate_inode(ino.0, -1),
             Told::Data { ino } => data(target, *ino),
-            Told::Rebased { from } => rebased(target, *from),
+            Told::Rebased { from, to } => rebase::tell(target, *from, *to),
             Told::Stop => return,
             Told::Passed(sender) => {
                 let _ = sender.send(());
@@ -157,58 +161,4 @@ fn data(target: &Target, ino: Ino) -> io::Result<()> {
         Ok(parent) => target.device.invalidate_entry(parent.ino.0, name),
         Err(_) => Ok(()),
     }
-}
-
-/// The timeline shows another state as a whole (a restore). Every name is looked up again, and everything about
-/// every inode the kernel may know is dropped. Cost: one notification per such inode.
-fn rebased(target: &Target, from: Point) -> io::Result<()> {
-    let mut nodes: HashSet<u64> = target.adapter.known().all().into_iter().collect();
-    nodes.insert(Ino::ROOT.0);
-    let epochs = target.negotiated.epochs();
-    if epochs {
-        target.device.increment_epoch()?;
-    }
-    // What a predecessor told the kernel is not known here, but it was in the state before.
-    if (target.taken_over || !epochs)
-        && let Ok(before) = target.adapter.volume().engine().volume(
-            from,
-            VolumeOptions {
-                origin: target.connection,
-            },
-        )
-    {
-        walk(target, &before, &mut nodes, !epochs)?;
-    }
-    let nodes: Vec<u64> = nodes.into_iter().collect();
-    for node in &nodes {
-        target.device.invalidate_inode(*node, 0)?;
-    }
-    if target.negotiated.prunes() {
-        target.device.prune(&nodes)
-    } else {
-        Ok(())
-    }
-}
-
-/// Adds every inode of a state, and drops its names where the kernel has no epochs.
-fn walk(target: &Target, before: &Volume, nodes: &mut HashSet<u64>, names: bool) -> io::Result<()> {
-    const PAGE: usize = 1024;
-    let mut folders = vec![Ino::ROOT];
-    while let Some(folder) = folders.pop() {
-        let mut after = 0;
-        while let Ok(entries) = before.read_dir(folder, after, PAGE) {
-            let Some(last) = entries.last() else { break };
-            after = last.cookie;
-            for entry in entries {
-                nodes.insert(entry.ino.0);
-                if entry.kind == NodeKind::Directory {
-                    folders.push(entry.ino);
-                }
-                if names {
-                    target.device.invalidate_entry(folder.0, &entry.name)?;
-                }
-            }
-        }
-    }
-    Ok(())
 }

@@ -5,7 +5,10 @@
 //! not can differ. The index lists those by epoch.
 
 mod compare;
+mod touched;
 mod windows;
+
+pub use touched::Touched;
 
 use std::collections::{BTreeMap, BTreeSet};
 
