@@ -98,6 +98,9 @@ impl Mounts {
             live.stop();
             self.inner.keeper.forget(&live.id)?;
             self.inner.live.lock().remove(&live.id);
+            if live.state.made_directory {
+                remove_directory(&live.mount_point);
+            }
         }
         result
     }

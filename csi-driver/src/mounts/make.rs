@@ -2,7 +2,7 @@
 
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use storage_engine::VolumeOptions;
@@ -21,8 +21,9 @@ impl Mounts {
     ///
     /// # Errors
     /// Each says what to do; nothing is left behind.
-    pub fn mount(&self, request: MountRequest) -> Result<MountInfo, MountsError> {
+    pub fn mount(&self, mut request: MountRequest) -> Result<MountInfo, MountsError> {
         let inner = &self.inner;
+        request.mount_point = real_path(&request.mount_point)?;
         let volume = inner
             .engine
             .volume(request.point, VolumeOptions { origin: 0 })?;
@@ -169,6 +170,17 @@ impl Inner {
             error,
         })
     }
+}
+
+/// The path with the links on the way to its last component followed: the one that the kernel lists. A path that
+/// cannot be followed stays as it is, for the check of the mount point to say what is wrong with it.
+fn real_path(point: &Path) -> Result<PathBuf, MountsError> {
+    let (Some(parent), Some(name)) = (point.parent(), point.file_name()) else {
+        return Ok(point.to_owned());
+    };
+    let owned = parent.to_owned();
+    let real = mount::with_deadline(point, move || std::fs::canonicalize(owned))?;
+    Ok(real.map_or_else(|_| point.to_owned(), |real| real.join(name)))
 }
 
 fn source(id: &str) -> String {

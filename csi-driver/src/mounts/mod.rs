@@ -65,7 +65,8 @@ pub struct MountRequest {
     pub id: String,
     /// What to show: a timeline as it is now (writable unless its settings say read-only) or a cutoff.
     pub point: Point,
-    /// Where; made if missing (its parent must be there), and removed again with the mount.
+    /// Where; made if missing (its parent must be there), and removed again with the mount. Links on the way to it
+    /// are followed: [`MountInfo`] has the path that the kernel lists.
     pub mount_point: PathBuf,
     /// Mode; by default a workspace if writable and a dataset if not.
     pub mode: Option<Mode>,

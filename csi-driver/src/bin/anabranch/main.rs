@@ -20,6 +20,7 @@ mod snapshot;
 mod stop;
 mod tree;
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -72,7 +73,7 @@ enum Command {
     Get(get::Get),
     /// Draw the timelines with their snapshots.
     Tree(tree::Tree),
-    /// Show the history of a timeline.
+    /// Show the history of a timeline, or the versions of a file in it.
     Log(log::Log),
     /// Show what differs between two states.
     Diff(diff::Diff),
@@ -107,6 +108,7 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .init();
     let session = Session::new(cli.data, cli.namespace);
     let outcome = match &cli.command {

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use csi_driver::agent::objects::{DIRECTORY, Objects};
 use csi_driver::agent::{Agent, Pass};
-use csi_driver::mounts::{Mounts, Options as MountOptions};
+use csi_driver::mounts::{Mounts, MountsError, Options as MountOptions};
 use csi_driver::owner::{Client, Context, Failure, Host, Outcome, Server};
 use parking_lot::Mutex;
 use storage_engine::{Engine, ErrorKind, Options};
@@ -168,7 +168,7 @@ impl Play {
     ) -> Outcome {
         let manifests = Manifests::new(&self.files);
         let watch = Watch::new(manifests.named(), wake.clone());
-        let top = absolute(&self.mount);
+        let top = real(&self.mount);
         let waker = Mutex::new(wake);
         let agent = Agent::new(
             engine.clone(),
@@ -218,11 +218,14 @@ impl Play {
 
     fn end(&self, mounts: Option<Mounts>, engine: Engine) -> Outcome {
         let unmounted = match mounts {
-            Some(mounts) => mounts.shut_down(PATIENCE).map_err(|e| failure(&e)),
+            Some(mounts) => {
+                name_busy(&mounts);
+                mounts.shut_down(PATIENCE).map_err(|e| failure(&e))
+            }
             None => Ok(()),
         };
         if !self.no_mount && !self.once {
-            tidy_all(&absolute(&self.mount));
+            tidy_all(&real(&self.mount));
         }
         let closed = engine.close().map_err(Failure::from);
         unmounted.and(closed)
@@ -432,6 +435,31 @@ fn tick(engine: Engine, wanted: Arc<AtomicBool>) -> Outcome {
         .map_err(|e| Failure::new("Io", format!("cannot start a thread: {e}")))
 }
 
-fn absolute(path: &std::path::Path) -> PathBuf {
-    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+/// Unmounts what nobody uses, and says what is in use before it is waited for.
+fn name_busy(mounts: &Mounts) {
+    for mount in mounts.list() {
+        if let Err(MountsError::Busy { mount_point, .. }) = mounts.unmount(&mount.id, false) {
+            let place = mount_point.display();
+            eprintln!(
+                "anabranch: {place} is in use: the programs in it (`fuser -vm '{place}'` names them) have {} s to leave it, and get errors then",
+                PATIENCE.as_secs()
+            );
+        }
+    }
+}
+
+/// The path as the kernel lists mounts in it: absolute, with its links followed as far as it exists.
+fn real(path: &std::path::Path) -> PathBuf {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let mut missing = Vec::new();
+    for folder in path.ancestors() {
+        if let Ok(real) = std::fs::canonicalize(folder) {
+            return missing
+                .iter()
+                .rev()
+                .fold(real, |path, name| path.join(name));
+        }
+        missing.extend(folder.file_name());
+    }
+    path
 }

@@ -8,7 +8,7 @@ use csi_driver::agent::Pass;
 use csi_driver::agent::objects::{ObjectExt, Objects, short_name};
 
 use crate::progress::ProgressLine;
-use crate::screen::size;
+use crate::screen::{count, size};
 
 /// Says what changes.
 pub struct Voice {
@@ -118,8 +118,8 @@ fn words(object: &Object, state: &State) -> String {
                 .filter(|import| import.complete)
             {
                 Some(import) => format!(
-                    "ready (imported {} files, {})",
-                    import.files,
+                    "ready (imported {}, {})",
+                    count(import.files, "file", "files"),
                     size(import.bytes)
                 ),
                 None => "ready".to_owned(),
