@@ -4,11 +4,12 @@
 //! Its id is random with the highest bit of byte 8 set, which a segment's id never has (the writer
 //! term there is below 2^31). It stands at `objects/<first byte>/<id>`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 
@@ -27,14 +28,67 @@ const OBJECT_BIT: u8 = 0x80;
 pub(crate) struct Blobs {
     layout: Layout,
     open: Mutex<HashMap<FileId, Arc<File>>>,
+    /// Object files that no commit refers to yet.
+    writing: Arc<Mutex<HashSet<FileId>>>,
+    /// Whether the mark is there that says so to the next opening.
+    marked: Mutex<bool>,
+    /// Whether an earlier run may have left object files behind that nothing refers to.
+    left_behind: AtomicBool,
+}
+
+/// Says that an object file is not left behind, as long as no commit refers to it.
+pub(crate) struct Writing {
+    id: FileId,
+    writing: Arc<Mutex<HashSet<FileId>>>,
+}
+
+impl Drop for Writing {
+    fn drop(&mut self) {
+        self.writing.lock().remove(&self.id);
+    }
 }
 
 impl Blobs {
     pub fn new(layout: Layout) -> Self {
+        let marked = layout.writing().exists();
         Self {
             layout,
             open: Mutex::new(HashMap::new()),
+            writing: Arc::default(),
+            marked: Mutex::new(marked),
+            left_behind: AtomicBool::new(marked),
         }
+    }
+
+    /// Object files that no commit refers to yet.
+    pub fn being_written(&self) -> Vec<FileId> {
+        self.writing.lock().iter().copied().collect()
+    }
+
+    /// Whether an earlier run may have left object files behind that nothing refers to.
+    pub fn left_behind(&self) -> bool {
+        self.left_behind.load(Ordering::Acquire)
+    }
+
+    /// Nothing is left behind of earlier runs any more.
+    pub fn tidied(&self) {
+        self.left_behind.store(false, Ordering::Release);
+    }
+
+    /// The end of a run: if nothing is left behind, the next one need not look for it.
+    pub fn close(&self) -> Result<()> {
+        let mut marked = self.marked.lock();
+        if *marked && !self.left_behind() && self.writing.lock().is_empty() {
+            let path = self.layout.writing();
+            fs::remove_file(&path).context("remove", &path)?;
+            *marked = false;
+        }
+        Ok(())
+    }
+
+    /// Lets go of a file that was removed: an open one keeps its bytes.
+    pub fn forget(&self, id: FileId) {
+        self.open.lock().remove(&id);
     }
 
     /// Where a file is.
@@ -124,11 +178,25 @@ impl Blobs {
     }
 
     /// Starts an object file. It has no meaning until a commit refers to it.
-    pub fn create_object(&self, ids: &dyn IdSource) -> Result<(FileId, File, PathBuf)> {
+    pub fn create_object(&self, ids: &dyn IdSource) -> Result<(FileId, File, PathBuf, Writing)> {
         let objects = self.layout.objects();
+        {
+            let mut marked = self.marked.lock();
+            if !*marked {
+                let path = self.layout.writing();
+                File::create(&path).context("create", &path)?;
+                sync_dir(&self.layout.root)?;
+                *marked = true;
+            }
+        }
         let mut id = ids.next().context("make an id in", &objects)?;
         id[8] |= OBJECT_BIT;
         let id = FileId(id);
+        self.writing.lock().insert(id);
+        let writing = Writing {
+            id,
+            writing: Arc::clone(&self.writing),
+        };
         let path = self.path(id);
         if let Some(dir) = path.parent()
             && !dir.exists()
@@ -142,7 +210,7 @@ impl Blobs {
             .create_new(true)
             .open(&path)
             .context("create", &path)?;
-        Ok((id, file, path))
+        Ok((id, file, path, writing))
     }
 
     /// Makes an object file durable and immutable.

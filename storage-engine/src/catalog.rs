@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::gc::Swept;
 use crate::ids::{Epoch, SnapshotId, TimelineId};
 use crate::index::lineage::Hop;
 use crate::log::frame::Row;
@@ -76,6 +77,19 @@ pub(crate) struct TimelineRecord {
     pub settings: Settings,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deleted: Option<Epoch>,
+    /// States before this epoch may have been collected, unless something pins them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub horizon: Option<Epoch>,
+    /// What the last finished collection of it went by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub swept: Option<Swept>,
+    /// It was deleted and nobody needs anything of it: all its records are gone but this one.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub dropped: bool,
+}
+
+fn is_false(flag: &bool) -> bool {
+    !flag
 }
 
 impl TimelineRecord {
@@ -83,6 +97,11 @@ impl TimelineRecord {
     /// was made in; a fork's is from before.
     pub fn forked_from(&self) -> Option<&Origin> {
         self.origins.first().filter(|o| o.since < self.created)
+    }
+
+    /// Whether it has had one state after another, without a restore between them.
+    pub fn never_restored(&self) -> bool {
+        self.origins.len() == usize::from(self.forked_from().is_some())
     }
 }
 

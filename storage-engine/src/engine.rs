@@ -12,10 +12,12 @@ use crate::catalog::{Catalog, Quota};
 use crate::clock::{Clock, IdSource, RandomIds, SystemClock};
 use crate::error::{Error, ErrorKind, Result};
 use crate::flush::{Flusher, Unflushed};
+use crate::gc::{Collector, GcSchedule, Worker};
 use crate::ids::{Epoch, Ino, Position, SnapshotId, TimelineId};
 use crate::index::keys::RecordKey;
 use crate::index::lineage::{self, Hop, Lineage};
 use crate::index::records::{Record, UsageRecord};
+use crate::leases::Leases;
 use crate::log::frame::{Parts, Row};
 use crate::log::reader::Applied;
 use crate::log::writer::{Durable, LogWriter};
@@ -39,6 +41,8 @@ pub struct Options {
     pub ids: Arc<dyn IdSource>,
     /// Bytes after which a segment of the log is full.
     pub segment_bytes: u64,
+    /// Collect in the background; otherwise only [`Engine::gc`] does.
+    pub gc: Option<GcSchedule>,
 }
 
 impl Default for Options {
@@ -48,6 +52,7 @@ impl Default for Options {
             clock: Arc::new(SystemClock),
             ids: Arc::new(RandomIds),
             segment_bytes: SEGMENT_BYTES,
+            gc: None,
         }
     }
 }
@@ -98,6 +103,10 @@ pub(crate) struct Inner {
     pub commit: Arc<Mutex<CommitState>>,
     pub(crate) durable: Arc<Durable>,
     pub(crate) flusher: Flusher,
+    pub(crate) leases: Arc<Leases>,
+    /// What the collector keeps between two runs; held while it runs, and while nothing may be collected.
+    pub(crate) collector: Mutex<Collector>,
+    pub(crate) worker: Mutex<Option<Worker>>,
     pub(crate) recovery: Recovery,
     pub(crate) live: Mutex<HashMap<TimelineId, Arc<TimelineState>>>,
     pub observers: Arc<Observers>,
@@ -135,6 +144,9 @@ impl Engine {
     /// clone of this handle fails. Cost: what of the index is only in memory.
     pub fn close(self) -> Result<()> {
         let inner = &self.inner;
+        if let Some(worker) = inner.worker.lock().take() {
+            worker.stop();
+        }
         let _structure = inner.structure.lock();
         let mut commit = inner.commit.lock();
         if inner.closed.swap(true, Ordering::AcqRel) {
@@ -142,7 +154,8 @@ impl Engine {
         }
         inner.flusher.stop();
         commit.log.close()?;
-        inner.index.flush(true)
+        inner.index.flush(true)?;
+        inner.files.close()
     }
 
     /// What opening this store had to do.

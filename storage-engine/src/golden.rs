@@ -272,7 +272,35 @@ fn rows() -> Vec<(&'static str, Row)> {
                 size: 5,
             },
         ),
+        (
+            "row-drop",
+            Row::Drop {
+                key: RecordKey::Orphan(Ino(7)).encode(),
+                epoch: EPOCH,
+            },
+        ),
+        (
+            "row-free",
+            Row::Free {
+                death: EPOCH,
+                frame: Position(4224),
+                number: 0,
+            },
+        ),
+        ("row-empty", Row::Empty),
+        (
+            "row-residue",
+            Row::Residue {
+                file: segment_header().id,
+                offset: 4352,
+                value: residue(),
+            },
+        ),
     ]
+}
+
+fn residue() -> Vec<u8> {
+    crate::gc::encode_residue(20_000, &[(10, 100)])
 }
 
 fn example_frame() -> Vec<u8> {
@@ -298,7 +326,13 @@ fn example_frame() -> Vec<u8> {
 fn index_rows() -> BTreeMap<&'static str, Vec<u8>> {
     let dir = tempfile::tempdir().unwrap();
     let index = Index::open(dir.path()).unwrap();
-    let mut all: Vec<Row> = rows().into_iter().map(|(_, row)| row).collect();
+    // What the collector writes removes rows.
+    let stays = |row: &Row| !matches!(row, Row::Drop { .. } | Row::Free { .. } | Row::Empty);
+    let mut all: Vec<Row> = rows()
+        .into_iter()
+        .map(|(_, row)| row)
+        .filter(stays)
+        .collect();
     all.push(Row::Record {
         key: RecordKey::Inode(Ino(7)).encode(),
         value: records::encode(None),
@@ -339,6 +373,7 @@ fn index_rows() -> BTreeMap<&'static str, Vec<u8>> {
             }
             (b'r', Some(5)) => "index-version-key",
             (b'r', _) => continue,
+            (b'p', _) => "index-residue-key",
             (b'y', _) => {
                 out.insert("index-reply-value", value);
                 "index-reply-key"
@@ -347,7 +382,7 @@ fn index_rows() -> BTreeMap<&'static str, Vec<u8>> {
         };
         assert!(out.insert(name, key).is_none(), "{name} is there twice");
     }
-    assert_eq!(count, 7);
+    assert_eq!(count, 8);
     out
 }
 
@@ -357,6 +392,7 @@ fn every_example_of_the_page_is_what_the_code_writes() {
     written.insert("segment-header", segment_header().encode().to_vec());
     written.insert("frame", example_frame());
     written.insert("value-dead", dead().encode());
+    written.insert("value-residue", residue());
     written.extend(
         rows()
             .into_iter()
@@ -440,6 +476,9 @@ fn the_json_of_the_page_is_what_the_code_writes_and_reads() {
             labels: [("anabranch.dev/owner".to_owned(), "play".to_owned())].into(),
         },
         deleted: None,
+        horizon: None,
+        swept: None,
+        dropped: false,
     };
     let snapshot = SnapshotRecord {
         v: CATALOG_VERSION,
@@ -503,10 +542,10 @@ fn thousands(n: u64) -> String {
 fn a_newer_format_is_refused_by_name() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store.json");
-    let newer = r#"{"format":2,"other":true}"#;
+    let newer = r#"{"format":3,"other":true}"#;
     let error = crate::store::parse(&path, newer.as_bytes()).unwrap_err();
     assert_eq!(error.kind(), crate::ErrorKind::UnsupportedFormat);
-    assert!(error.to_string().contains("format 2"), "{error}");
+    assert!(error.to_string().contains("format 3"), "{error}");
     let mut header = segment_header().encode();
     header[7] = 2;
     let error = SegmentHeader::decode(&header).unwrap_err();

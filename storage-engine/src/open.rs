@@ -14,6 +14,7 @@ use crate::catalog::Catalog;
 use crate::engine::{CommitState, Engine, Inner, Options};
 use crate::error::{Error, IoContext, Result};
 use crate::flush::{Flusher, Unflushed};
+use crate::gc::{Collector, Worker};
 use crate::ids::{Epoch, Position};
 use crate::log::reader::{self, Applied};
 use crate::log::segment::segment_term;
@@ -131,7 +132,8 @@ impl Engine {
             .map(|s| segment_term(s.header.id).saturating_add(1))
             .fold(store.term, u32::max);
         let segment_bytes = options.segment_bytes.max(MIN_SEGMENT_BYTES);
-        let log = LogWriter::new(
+        let followed = segments.last().is_some_and(|s| s.followed);
+        let mut log = LogWriter::new(
             layout.log(),
             store_id,
             term,
@@ -139,6 +141,10 @@ impl Engine {
             end.position,
             end.chain,
         );
+        if followed {
+            // So that the next opening knows, too, that the one before is full.
+            log.place()?;
+        }
         let durable = log.durable();
         let considerable = unflushed.considerable();
         let commit = Arc::new(Mutex::new(CommitState { log, unflushed }));
@@ -166,14 +172,19 @@ impl Engine {
             commit,
             durable,
             flusher,
+            leases: Arc::default(),
+            collector: Mutex::new(Collector::new()),
+            worker: Mutex::new(None),
             recovery,
             live: Mutex::new(HashMap::new()),
             observers: Arc::default(),
             closed: AtomicBool::new(false),
             _lock: lock,
         };
-        Ok(Self {
-            inner: Arc::new(inner),
-        })
+        let inner = Arc::new(inner);
+        if let Some(schedule) = options.gc {
+            *inner.worker.lock() = Some(Worker::start(Arc::downgrade(&inner), schedule)?);
+        }
+        Ok(Self { inner })
     }
 }

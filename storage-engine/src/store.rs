@@ -11,7 +11,7 @@ use crate::clock::IdSource;
 use crate::error::{Error, ErrorKind, IoContext, Result};
 
 /// Newest format of a store that this version reads and writes.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// `store.json`: what a data directory is.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
@@ -41,6 +41,10 @@ impl Layout {
     }
     pub fn objects(&self) -> PathBuf {
         self.root.join("objects")
+    }
+    /// Marks that object files may be there that nothing refers to yet.
+    pub fn writing(&self) -> PathBuf {
+        self.root.join("writing")
     }
     pub fn index(&self) -> PathBuf {
         self.root.join("index")
@@ -116,6 +120,8 @@ pub(crate) fn open(layout: &Layout, create: bool, ids: &dyn IdSource) -> Result<
         }
         Err(e) => return Err(Error::io("read", &path, &e)),
     };
+    // From here on what an older version does not know may be written.
+    store.format = FORMAT;
     store.term = store
         .term
         .checked_add(1)

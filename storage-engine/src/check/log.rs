@@ -29,10 +29,23 @@ struct Walk<'c> {
     digests: Vec<(u64, &'c crate::catalog::SnapshotRecord)>,
     next_digest: usize,
     /// Versions of the running epoch that the index has otherwise: a later frame of the epoch may explain it.
-    open: HashMap<Vec<u8>, Position>,
+    open: HashMap<Vec<u8>, Compared>,
+    /// Versions that the index lacks: a later frame must say that they were dropped.
+    missing: HashMap<Vec<u8>, Position>,
+    /// The same of deadlist records.
+    missing_dead: HashMap<Vec<u8>, Position>,
+    /// Another segment follows the one that is read.
+    full: bool,
     /// The newest row of each catalog key.
     catalog: HashMap<Vec<u8>, Vec<u8>>,
     index_readable: bool,
+}
+
+/// A version that the index has not as a frame says.
+struct Compared {
+    position: Position,
+    /// The index has none at all.
+    absent: bool,
 }
 
 impl Check<'_> {
@@ -58,6 +71,9 @@ impl Check<'_> {
             digests,
             next_digest: 0,
             open: HashMap::new(),
+            missing: HashMap::new(),
+            missing_dead: HashMap::new(),
+            full: false,
             catalog: HashMap::new(),
             index_readable: true,
         };
@@ -71,6 +87,7 @@ impl Check<'_> {
                 .get(n + 1)
                 .map_or(cut.end, |next| next.header.base.min(cut.end));
             self.counts.segments += 1;
+            walk.full = n + 1 < segments.len();
             self.check_segment(cut, segment, until, &mut walk, progress);
         }
         self.counts.log_bytes = cut.end.0;
@@ -97,6 +114,24 @@ impl Check<'_> {
             );
         }
         self.settle(&mut walk);
+        let mut missing: Vec<_> = walk.missing.drain().collect();
+        missing.sort();
+        for (key, position) in missing {
+            self.findings.error(
+                FindingKind::IndexDiffers,
+                key_place("version", &key),
+                format!("the commit at log position {position} made it, none dropped it, and the index lacks it"),
+            );
+        }
+        let mut missing: Vec<_> = walk.missing_dead.drain().collect();
+        missing.sort();
+        for (key, position) in missing {
+            self.findings.error(
+                FindingKind::IndexDiffers,
+                key_place("deadlist", &key),
+                format!("the commit at log position {position} made it, none freed it, and the index has it otherwise or not at all"),
+            );
+        }
         for (_, snapshot) in walk.digests.split_off(walk.next_digest) {
             self.findings.error(
                 FindingKind::Digest,
@@ -264,6 +299,8 @@ impl Check<'_> {
         if header.data_len > 0
             && reader::data_hash(segment, offset + HEADER_BYTES as u64, header.data_len)?
                 != header.data_hash
+            && !(walk.full
+                && reader::given_back(segment, offset + HEADER_BYTES as u64, header.data_len)?)
         {
             complain(
                 &mut self.findings,
@@ -309,7 +346,7 @@ impl Check<'_> {
                     );
                 }
                 if walk.index_readable
-                    && let Err(e) = self.compare_rows(&header, &rows, walk)
+                    && let Err(e) = self.compare_rows(cut, &header, &rows, walk)
                 {
                     walk.index_readable = false;
                     self.findings.error(
@@ -345,10 +382,63 @@ impl Check<'_> {
     }
 
     /// Compares the rows of a frame with what the index holds.
-    fn compare_rows(&mut self, header: &Header, rows: &[Row], walk: &mut Walk<'_>) -> Result<()> {
+    fn compare_rows(
+        &mut self,
+        cut: &Cut,
+        header: &Header,
+        rows: &[Row],
+        walk: &mut Walk<'_>,
+    ) -> Result<()> {
         let mut number = 0;
+        let dropped = cut
+            .catalog
+            .timelines
+            .get(&header.timeline)
+            .is_some_and(|t| t.dropped);
         for row in rows {
             match row {
+                Row::Catalog { key, value } => {
+                    walk.catalog.insert(key.clone(), value.clone());
+                }
+                // A later answer may have taken the slot; a residue is an aid, and no promise.
+                Row::Reply { .. } | Row::Residue { .. } => {}
+                // Nothing of it is left to be compared.
+                _ if dropped => {}
+                Row::Empty => {
+                    self.findings.error(
+                        FindingKind::IndexDiffers,
+                        Place::WholeIndex,
+                        format!(
+                            "the commit at position {} dropped timeline {}, the catalog has it still",
+                            header.position, header.timeline
+                        ),
+                    );
+                }
+                Row::Drop { key, epoch } => {
+                    let full = version_key(header.timeline, key, *epoch);
+                    walk.open.remove(&full);
+                    walk.missing.remove(&full);
+                    let there = self.inner.index.version(header.timeline, key, *epoch)?;
+                    if there.is_some() {
+                        self.findings.error(
+                            FindingKind::IndexDiffers,
+                            key_place("version", &full),
+                            format!(
+                                "the commit at log position {} dropped it, the index has it still",
+                                header.position
+                            ),
+                        );
+                    }
+                }
+                Row::Free {
+                    death,
+                    frame,
+                    number,
+                } => {
+                    let key =
+                        crate::index::dead::dead_key(header.timeline, *death, *frame, *number);
+                    walk.missing_dead.remove(&key);
+                }
                 Row::Record { key, value } => {
                     let full = version_key(header.timeline, key, header.epoch);
                     let there = self
@@ -358,7 +448,11 @@ impl Check<'_> {
                     if there.as_deref() == Some(value) {
                         walk.open.remove(&full);
                     } else {
-                        walk.open.insert(full, header.position);
+                        let compared = Compared {
+                            position: header.position,
+                            absent: there.is_none(),
+                        };
+                        walk.open.insert(full, compared);
                     }
                 }
                 Row::Dead { value } => {
@@ -369,22 +463,16 @@ impl Check<'_> {
                         number,
                     )?;
                     if there.as_deref() != Some(value) {
-                        self.findings.error(
-                            FindingKind::IndexDiffers,
-                            Place::WholeIndex,
-                            format!(
-                                "deadlist record {number} of the commit at position {} is not what the log says",
-                                header.position
-                            ),
+                        let key = crate::index::dead::dead_key(
+                            header.timeline,
+                            header.epoch,
+                            header.position,
+                            number,
                         );
+                        walk.missing_dead.insert(key, header.position);
                     }
                     number += 1;
                 }
-                Row::Catalog { key, value } => {
-                    walk.catalog.insert(key.clone(), value.clone());
-                }
-                // A later answer may have taken the slot.
-                Row::Reply { .. } => {}
             }
         }
         Ok(())
@@ -392,11 +480,15 @@ impl Check<'_> {
 
     /// No later frame can explain what the index has otherwise.
     fn settle(&mut self, walk: &mut Walk<'_>) {
-        for (key, position) in walk.open.drain() {
+        for (key, Compared { position, absent }) in walk.open.drain() {
+            if absent {
+                walk.missing.insert(key, position);
+                continue;
+            }
             self.findings.error(
                 FindingKind::IndexDiffers,
                 key_place("version", &key),
-                format!("it is not what the commit at log position {position} says, or is missing"),
+                format!("it is not what the commit at log position {position} says"),
             );
         }
     }
@@ -539,5 +631,6 @@ fn open_segment(path: &std::path::Path, id: FileId) -> std::result::Result<Segme
         header,
         file,
         len,
+        followed: false,
     })
 }

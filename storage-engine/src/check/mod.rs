@@ -4,8 +4,8 @@
 //! It looks at one instant: under the engine's locks, held for no longer than a snapshot takes, the
 //! open epoch is closed, and with it the end of the log, the catalog and the totals in memory are noted
 //! down. Versions up to a closed epoch never change, so that the rest runs beside whoever uses the
-//! store, and what is written meanwhile is left for the next check. Nothing that the instant refers to
-//! may be collected while a check runs.
+//! store, and what is written meanwhile is left for the next check. A
+//! collection waits until the check has ended.
 //!
 //! Memory: about 200 bytes for each inode of the largest state, 40 for each extent of the store and 24
 //! more for each extent that the largest timeline wrote itself, and the catalog. Time: the log read once, the index walked once with one
@@ -75,6 +75,8 @@ impl Engine {
     pub fn check(&self, mut progress: impl FnMut(CheckProgress)) -> Result<CheckReport> {
         let inner = &*self.inner;
         inner.check_open()?;
+        // What this instant refers to must not be collected meanwhile.
+        let _collector = inner.collector.lock();
         self.sync()?;
         let mut check = Check {
             inner,

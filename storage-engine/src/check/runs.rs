@@ -1,4 +1,4 @@
-//! Stored runs of bytes: every different one that a state refers to is read once.
+//! Stored runs of bytes: every different piece that a state refers to is read once.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
@@ -29,8 +29,10 @@ pub(super) struct Run {
 pub(super) struct Runs {
     numbers: HashMap<FileId, u32>,
     files: Vec<FileId>,
-    seen: HashSet<Run>,
-    waiting: Vec<(Run, Vec<u32>)>,
+    /// Their blocks: the first, and the one behind the last. (Of a run that was superseded in part, blocks
+    /// that nobody needs may have been given back.)
+    seen: HashSet<(Run, u32, u32)>,
+    waiting: Vec<(Run, u32, u32, Vec<u32>)>,
     /// Damaged ones, and where in the list of findings they stand.
     pub damaged: HashMap<Run, Option<usize>>,
 }
@@ -68,10 +70,14 @@ impl Check<'_> {
     /// Sees to it that this extent's bytes are verified, once.
     pub(super) fn visit(&mut self, extent: &Extent) {
         let run = self.runs.run(extent);
-        if self.runs.seen.insert(run) {
+        let first = extent.skip / SUM_BYTES;
+        let last = (extent.skip + extent.take).div_ceil(SUM_BYTES);
+        if self.runs.seen.insert((run, first, last)) {
             self.counts.extents += 1;
-            self.counts.extent_bytes += u64::from(run.length);
-            self.runs.waiting.push((run, extent.sums.clone()));
+            let bytes = (last * SUM_BYTES).min(run.length) - first * SUM_BYTES;
+            self.counts.extent_bytes += u64::from(bytes);
+            let sums = extent.sums.clone();
+            self.runs.waiting.push((run, first, last, sums));
             if self.runs.waiting.len() >= BATCH {
                 self.verify_waiting();
             }
@@ -81,9 +87,9 @@ impl Check<'_> {
     /// Reads what is waiting.
     pub(super) fn verify_waiting(&mut self) {
         let mut waiting = std::mem::take(&mut self.runs.waiting);
-        waiting.sort_unstable_by_key(|(run, _)| (run.file, run.offset));
+        waiting.sort_unstable_by_key(|(run, first, ..)| (run.file, run.offset, *first));
         let mut buffer = vec![0; STEP as usize];
-        for (run, sums) in waiting {
+        for (run, first, last, sums) in waiting {
             let Some(&file) = self.runs.files.get(run.file as usize) else {
                 continue;
             };
@@ -98,7 +104,11 @@ impl Check<'_> {
                 length: run.length,
                 sums,
             };
-            if let Some((offset, why)) = self.first_damage(&whole, &mut buffer) {
+            let blocks = (
+                first * SUM_BYTES,
+                last.saturating_mul(SUM_BYTES).min(run.length),
+            );
+            if let Some((offset, why)) = self.first_damage(&whole, blocks, &mut buffer) {
                 let place = self.file_place(&self.blobs.path(file), Some(offset));
                 let at = self.findings.error(FindingKind::Extent, place, why);
                 self.runs.damaged.insert(run, at);
@@ -106,11 +116,15 @@ impl Check<'_> {
         }
     }
 
-    /// Offset in the file of the first damaged block of a run, and what is wrong there.
-    fn first_damage(&self, whole: &Extent, buffer: &mut [u8]) -> Option<(u64, String)> {
-        let mut from = 0;
-        while from < whole.length {
-            let n = (whole.length - from).min(STEP);
+    /// Offset in the file of the first damaged block in a part of a run, and what is wrong there.
+    fn first_damage(
+        &self,
+        whole: &Extent,
+        (mut from, to): (u32, u32),
+        buffer: &mut [u8],
+    ) -> Option<(u64, String)> {
+        while from < to {
+            let n = (to - from).min(STEP);
             let step = self.blobs.read(whole, from, &mut buffer[..n as usize]);
             if let Err(error) = step {
                 // Again block by block, to name the first bad one.

@@ -112,8 +112,9 @@ impl Check<'_> {
             self.counts.snapshots += 1;
             points.push((s.timeline, s.epoch, format!("snapshot {}", s.name), false));
         }
+        let pinned = crate::gc::pinned(catalog, cut.epoch, self.inner.clock.now());
         for t in catalog.timelines_by_name() {
-            for o in &t.origins {
+            for o in t.origins.iter().filter(|o| pinned(o.parent, o.cutoff)) {
                 let parent = timeline_name(catalog, o.parent);
                 let label = format!("{parent} at the cutoff of timeline {}", t.name);
                 points.push((o.parent, o.cutoff, label, false));

@@ -33,14 +33,21 @@ impl Check<'_> {
         counted: &Counted,
     ) -> Result<()> {
         let own = self.own(&state.hops, state.timeline, state.live)?;
+        let kept = self.inner.usage_seen_by(&state.hops, state.timeline)?;
         let recount = UsageRecord {
             logical: counted.logical,
             allocated: counted.allocated,
             inodes: counted.inodes,
             own: own.bytes,
-            dead: self.dead_total(cut, state.timeline, state.epoch)?,
+            // What was superseded in the past may have been collected since; of what a restore left
+            // behind nobody keeps a list.
+            dead: match cut.catalog.timelines.get(&state.timeline) {
+                Some(t) if state.live && t.never_restored() => {
+                    self.dead_in(state.timeline, Epoch::ZERO, state.epoch)?
+                }
+                _ => kept.dead,
+            },
         };
-        let kept = self.inner.usage_seen_by(&state.hops, state.timeline)?;
         self.compare(state, "kept", &kept, &recount);
         if state.live
             && let Some(memory) = cut.totals.get(&state.timeline)
@@ -109,29 +116,6 @@ impl Check<'_> {
             }
         }
         Ok(own)
-    }
-
-    /// Bytes that a timeline wrote and had superseded at an epoch: those of its deadlist, and at each
-    /// restore those that it left behind, which have no deadlist record.
-    fn dead_total(&self, cut: &Cut, timeline: TimelineId, epoch: Epoch) -> Result<u64> {
-        let Some(record) = cut.catalog.timelines.get(&timeline) else {
-            return Ok(0);
-        };
-        let mut dead = 0;
-        let mut from = Epoch::ZERO;
-        for origin in record.origins.iter().filter(|o| o.since < epoch) {
-            dead += self.dead_in(timeline, from, origin.since)?;
-            let before = self.inner.lineage(&cut.catalog, timeline, origin.since)?;
-            let after = self
-                .inner
-                .lineage(&cut.catalog, timeline, Epoch(origin.since.0 + 1))?;
-            // The first window holds what was written after the restore.
-            let restored: Vec<Hop> = after[1..].to_vec();
-            let kept = self.own(&restored, timeline, false)?.bytes;
-            dead = (dead + self.own(&before, timeline, false)?.bytes).saturating_sub(kept);
-            from = origin.since;
-        }
-        Ok(dead + self.dead_in(timeline, from, epoch)?)
     }
 
     /// Sum of the deadlist records of a timeline with a death in `(lo, hi]`.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use parking_lot::{Mutex, RwLockReadGuard};
 
 use crate::blobs::Blobs;
+use crate::catalog::Catalog;
 use crate::commit::Txn;
 use crate::engine::{Engine, Inner, Point, TimelineInner, TimelineState};
 use crate::error::{Error, ErrorKind, Result};
@@ -13,6 +14,7 @@ use crate::ids::{Epoch, Ino, TimelineId};
 use crate::index::keys::RecordKey;
 use crate::index::lineage::{self, Lineage, Scan, Seen};
 use crate::index::records::{Inode, Record, UsageRecord};
+use crate::leases::{Lease, Need};
 use crate::rocks::Index;
 
 use super::types::{Answer, Caller, RequestId, StatFs};
@@ -39,7 +41,12 @@ enum Source {
     /// The newest state of a timeline.
     Live(Arc<TimelineState>),
     /// What a lineage saw at a cutoff.
-    Past { hops: Lineage, usage: UsageRecord },
+    Past {
+        hops: Lineage,
+        usage: UsageRecord,
+        /// Keeps the state, whatever is deleted meanwhile.
+        _lease: Lease,
+    },
 }
 
 /// What reads go through; while it lives, the timeline does not change.
@@ -68,9 +75,8 @@ impl Engine {
                 };
                 let catalog = inner.catalog.read();
                 let cutoff = inner.cutoff(&catalog, point, closed)?;
-                let hops = inner.lineage(&catalog, cutoff.timeline, cutoff.epoch)?;
-                let usage = inner.usage_seen_by(&hops, cutoff.timeline)?;
-                (cutoff.timeline, Source::Past { hops, usage })
+                let past = inner.past(&catalog, cutoff.timeline, cutoff.epoch)?;
+                (cutoff.timeline, past)
             }
         };
         Ok(Volume {
@@ -86,15 +92,26 @@ impl Engine {
     pub(crate) fn volume_at(&self, timeline: TimelineId, epoch: Epoch) -> Result<Volume> {
         let inner = &self.inner;
         let catalog = inner.catalog.read();
-        let hops = inner.lineage(&catalog, timeline, epoch)?;
-        let usage = inner.usage_seen_by(&hops, timeline)?;
-        let source = Source::Past { hops, usage };
+        let source = inner.past(&catalog, timeline, epoch)?;
         Ok(Volume {
             engine: self.clone(),
             timeline,
             source,
             origin: 0,
             resume: Mutex::default(),
+        })
+    }
+}
+
+impl Inner {
+    fn past(&self, catalog: &Catalog, timeline: TimelineId, epoch: Epoch) -> Result<Source> {
+        let lease = self.leases.take(Need::State(timeline, epoch));
+        let hops = self.lineage(catalog, timeline, epoch)?;
+        let usage = self.usage_seen_by(&hops, timeline)?;
+        Ok(Source::Past {
+            hops,
+            usage,
+            _lease: lease,
         })
     }
 }

@@ -8,6 +8,7 @@ use std::ops::{ControlFlow, Range};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+use crate::blobs::Writing;
 use crate::commit::Txn;
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::files::Volume;
@@ -86,6 +87,8 @@ struct Batch {
     /// Bytes of the chunks that go into the log.
     data: Vec<u8>,
     objects: Vec<(File, PathBuf)>,
+    /// They are not left behind: a commit is to refer to them.
+    writing: Vec<Writing>,
     object_bytes: u64,
     entries: u64,
     inodes: u64,
@@ -370,7 +373,8 @@ impl<'v> Builder<'v> {
     fn object(&mut self, ino: Ino, inode: &mut Inode, content: Content<'_>) -> Result<u64> {
         let engine = self.volume.engine().inner.clone();
         engine.check_open()?;
-        let (id, file, path) = engine.files.create_object(&*engine.ids)?;
+        let (id, file, path, writing) = engine.files.create_object(&*engine.ids)?;
+        self.batch.writing.push(writing);
         self.batch.objects.push((
             file.try_clone().context("copy a descriptor of", &path)?,
             path.clone(),

@@ -121,6 +121,11 @@ pub(crate) struct UsageRecord {
     pub dead: u64,
 }
 
+/// Whether a row says that its record does not exist.
+pub(crate) fn is_tombstone(row: &[u8]) -> bool {
+    row.first() == Some(&TOMBSTONE)
+}
+
 /// Encodes a row: a record, or a tombstone for `None`.
 pub(crate) fn encode(record: Option<&Record>) -> Vec<u8> {
     let mut w = Writer(Vec::with_capacity(128));

@@ -19,7 +19,7 @@
 
 use crate::codec::{Reader, Writer};
 use crate::error::{Error, Result};
-use crate::ids::{Epoch, Position, TimelineId};
+use crate::ids::{Epoch, FileId, Position, TimelineId};
 
 /// Bytes of a frame before its data.
 pub(crate) const HEADER_BYTES: usize = 128;
@@ -158,6 +158,22 @@ pub(crate) enum Row {
         ino: u64,
         size: u64,
     },
+    /// A version of the frame's timeline that no state needs any more is gone.
+    Drop { key: Vec<u8>, epoch: Epoch },
+    /// A deadlist record of the frame's timeline is gone: its bytes were given back.
+    Free {
+        death: Epoch,
+        frame: Position,
+        number: u32,
+    },
+    /// Everything of the frame's timeline is gone.
+    Empty,
+    /// What of a run of stored bytes was given up, but not given back yet, set; nothing: no more of it.
+    Residue {
+        file: FileId,
+        offset: u64,
+        value: Vec<u8>,
+    },
 }
 
 mod row_tag {
@@ -165,6 +181,10 @@ mod row_tag {
     pub const DEAD: u8 = 2;
     pub const CATALOG: u8 = 3;
     pub const REPLY: u8 = 4;
+    pub const DROP: u8 = 5;
+    pub const FREE: u8 = 6;
+    pub const EMPTY: u8 = 7;
+    pub const RESIDUE: u8 = 8;
 }
 
 /// Encodes rows: a tag, then the fields; keys have a 16-bit length, values a 32-bit one.
@@ -186,6 +206,22 @@ pub(crate) fn encode_rows(rows: &[Row]) -> Vec<u8> {
                 .u64(*unique)
                 .u64(*ino)
                 .u64(*size),
+            Row::Drop { key, epoch } => w.u8(row_tag::DROP).short(key).u64(epoch.0),
+            Row::Free {
+                death,
+                frame,
+                number,
+            } => w.u8(row_tag::FREE).u64(death.0).u64(frame.0).u32(*number),
+            Row::Empty => w.u8(row_tag::EMPTY),
+            Row::Residue {
+                file,
+                offset,
+                value,
+            } => w
+                .u8(row_tag::RESIDUE)
+                .bytes(&file.0)
+                .u64(*offset)
+                .long(value),
         };
     }
     w.0
@@ -214,6 +250,21 @@ pub(crate) fn decode_rows(bytes: &[u8]) -> Result<Vec<Row>> {
                 ino: r.u64()?,
                 size: r.u64()?,
             },
+            row_tag::DROP => Row::Drop {
+                key: r.short()?.to_vec(),
+                epoch: Epoch(r.u64()?),
+            },
+            row_tag::FREE => Row::Free {
+                death: Epoch(r.u64()?),
+                frame: Position(r.u64()?),
+                number: r.u32()?,
+            },
+            row_tag::EMPTY => Row::Empty,
+            row_tag::RESIDUE => Row::Residue {
+                file: FileId(r.array()?),
+                offset: r.u64()?,
+                value: r.long()?.to_vec(),
+            },
             other => return Err(r.bad(&format!("have the unknown tag {other}"))),
         });
     }
@@ -241,6 +292,21 @@ mod tests {
                 unique: 2,
                 ino: 3,
                 size: 4,
+            },
+            Row::Drop {
+                key: vec![8],
+                epoch: Epoch(7),
+            },
+            Row::Free {
+                death: Epoch(9),
+                frame: Position(640),
+                number: 2,
+            },
+            Row::Empty,
+            Row::Residue {
+                file: FileId([3; 16]),
+                offset: 77,
+                value: vec![1, 2, 3],
             },
         ];
         assert_eq!(decode_rows(&encode_rows(&rows)).unwrap(), rows);

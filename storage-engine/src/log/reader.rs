@@ -10,6 +10,9 @@ use crate::ids::Position;
 use super::frame::{self, ALIGN, Chain, HEADER_BYTES, Header, Row};
 use super::segment::{SEGMENT_HEADER_BYTES, SegmentHeader, parse_segment_name};
 
+/// The collector gives whole blocks of so many bytes of a file back.
+pub(crate) const GIVEN_BACK_BYTES: u64 = 4096;
+
 /// A segment found on disk.
 pub(crate) struct SegmentFile {
     pub path: PathBuf,
@@ -17,6 +20,8 @@ pub(crate) struct SegmentFile {
     pub file: File,
     /// Bytes of the file; the end of the last frame once the tail has been looked at.
     pub len: u64,
+    /// It is the last one, but another one was being made, which happens only when this one is durable.
+    pub followed: bool,
 }
 
 impl SegmentFile {
@@ -34,7 +39,8 @@ pub(crate) struct Frame {
 /// All segments, oldest first. A file whose making was cut short (no readable header, no frame in it)
 /// is removed: nothing was ever in it.
 pub(crate) fn segments(dir: &Path) -> Result<Vec<SegmentFile>> {
-    let mut found = Vec::new();
+    let mut found: Vec<SegmentFile> = Vec::new();
+    let mut removed = Vec::new();
     for entry in fs::read_dir(dir).context("list", dir)? {
         let entry = entry.context("list", dir)?;
         let path = entry.path();
@@ -60,6 +66,7 @@ pub(crate) fn segments(dir: &Path) -> Result<Vec<SegmentFile>> {
                 header,
                 file,
                 len,
+                followed: false,
             }),
             Ok(_) => {
                 return Err(Error::corrupt(format!(
@@ -80,6 +87,7 @@ pub(crate) fn segments(dir: &Path) -> Result<Vec<SegmentFile>> {
                     },
                     file,
                     len,
+                    followed: false,
                 };
                 if any_frame(&probe, SEGMENT_HEADER_BYTES as u64, |_, _| true)?.is_some() {
                     return Err(Error::corrupt(format!(
@@ -88,10 +96,15 @@ pub(crate) fn segments(dir: &Path) -> Result<Vec<SegmentFile>> {
                     )));
                 }
                 fs::remove_file(&path).context("remove", &path)?;
+                // The writer term and the number: what was made later has the greater one.
+                removed.push(id.0[8..].to_vec());
             }
         }
     }
     found.sort_by_key(|s| s.header.base);
+    if let Some(last) = found.last_mut() {
+        last.followed = removed.iter().any(|id| id[..] > last.header.id.0[8..]);
+    }
     Ok(found)
 }
 
@@ -149,7 +162,7 @@ pub(crate) fn replay(
             ));
         }
         let stop = loop {
-            match read_frame(segment, offset, &end.chain)? {
+            match read_frame(segment, offset, &end.chain, !last || segment.followed)? {
                 Found::Frame(frame) => {
                     offset += frame.header.total();
                     end = Applied {
@@ -229,8 +242,14 @@ pub(crate) enum Found {
     Bad(&'static str),
 }
 
-/// Reads and verifies the frame at `offset`: checksum, data hash, position and chain.
-pub(crate) fn read_frame(segment: &SegmentFile, offset: u64, previous: &Chain) -> Result<Found> {
+/// Reads and verifies the frame at `offset`: checksum, data hash, position and chain. Of a segment that is
+/// `full` the collector may have given parts of the data back.
+pub(crate) fn read_frame(
+    segment: &SegmentFile,
+    offset: u64,
+    previous: &Chain,
+    full: bool,
+) -> Result<Found> {
     if offset >= segment.len {
         return Ok(Found::End);
     }
@@ -263,7 +282,10 @@ pub(crate) fn read_frame(segment: &SegmentFile, offset: u64, previous: &Chain) -
     if header.position != segment.position(offset) {
         return Ok(Found::Bad("the frame belongs to another position"));
     }
-    if header.data_len > 0 && data_hash(segment, data_at, header.data_len)? != header.data_hash {
+    if header.data_len > 0
+        && data_hash(segment, data_at, header.data_len)? != header.data_hash
+        && !(full && given_back(segment, data_at, header.data_len)?)
+    {
         return Ok(Found::Bad("the data does not match its hash"));
     }
     if Header::expected_chain(previous, &bytes, &rows) != header.chain {
@@ -291,6 +313,28 @@ pub(crate) fn data_hash(segment: &SegmentFile, mut at: u64, len: u32) -> Result<
         left -= n;
     }
     Ok(*hasher.finalize().as_bytes())
+}
+
+/// Whether a part of the data at an offset was given back: a whole block of the file reads as zeros. (Asked
+/// of data that does not match its hash, in a segment that was durable to its end. What of it is needed has
+/// checksums of its own. Holes are not asked for: a copy of the store may have none.)
+pub(crate) fn given_back(segment: &SegmentFile, at: u64, len: u32) -> Result<bool> {
+    let end = (at + u64::from(len)) / GIVEN_BACK_BYTES * GIVEN_BACK_BYTES;
+    let mut at = at.next_multiple_of(GIVEN_BACK_BYTES);
+    let mut buffer = vec![0; 64 * GIVEN_BACK_BYTES as usize];
+    while at < end {
+        let n = ((end - at) as usize).min(buffer.len());
+        segment
+            .file
+            .read_exact_at(&mut buffer[..n], at)
+            .context("read", &segment.path)?;
+        let mut blocks = buffer[..n].chunks(GIVEN_BACK_BYTES as usize);
+        if blocks.any(|block| block.iter().all(|b| *b == 0)) {
+            return Ok(true);
+        }
+        at += n as u64;
+    }
+    Ok(false)
 }
 
 /// Offset of the first intact frame at or after `from` that `wanted` accepts.

@@ -11,6 +11,7 @@ use crate::ids::{Epoch, Ino};
 use crate::index::keys::{RecordKey, chunks_of};
 use crate::index::lineage::Lineage;
 use crate::index::records::{CHUNK_BYTES, Chunk, Record};
+use crate::leases::Lease;
 
 use super::Objects;
 use super::key::Key;
@@ -38,6 +39,7 @@ impl<'a> Objects<'a> {
     /// As for [`head`](Self::head); `OutOfRetention`, `InvalidArgument` (an epoch in the future).
     pub fn head_version(&self, key: &str, version: Epoch) -> Result<ObjectInfo> {
         let parsed = Key::parse(key)?;
+        let _lease = self.lease_history();
         let hops = self.hops_of_version(key, &parsed, version)?;
         Ok(look(self.state(&hops), key, &parsed)?.info)
     }
@@ -50,6 +52,7 @@ impl<'a> Objects<'a> {
     /// As for [`head`](Self::head); `Range` if no byte of the object is in the range.
     pub fn get(&self, key: &str, range: Option<ByteRange>) -> Result<ObjectReader<'a>> {
         let parsed = Key::parse(key)?;
+        let lease = self.lease_now();
         let reader = self.with_state(|state| {
             let mut reader = self.reader(look(state, key, &parsed)?, range, None)?;
             if reader.chunks_left() <= BATCH_CHUNKS {
@@ -59,10 +62,12 @@ impl<'a> Objects<'a> {
             }
             Ok(None)
         })?;
-        match reader {
-            Some(reader) => Ok(reader),
-            None => self.get_fixed(key, &parsed, self.fixed()?, range),
-        }
+        let mut reader = match reader {
+            Some(reader) => reader,
+            None => self.get_fixed(key, &parsed, self.fixed()?, range)?,
+        };
+        reader.lease = Some(lease);
+        Ok(reader)
     }
 
     /// Starts to read a version of an object: see [`head_version`](Self::head_version) and
@@ -74,8 +79,11 @@ impl<'a> Objects<'a> {
         range: Option<ByteRange>,
     ) -> Result<ObjectReader<'a>> {
         let parsed = Key::parse(key)?;
+        let lease = self.lease_history();
         let hops = self.hops_of_version(key, &parsed, version)?;
-        self.get_fixed(key, &parsed, hops, range)
+        let mut reader = self.get_fixed(key, &parsed, hops, range)?;
+        reader.lease = Some(lease);
+        Ok(reader)
     }
 
     fn get_fixed(
@@ -117,6 +125,7 @@ impl<'a> Objects<'a> {
             loaded: (0, 0),
             places: BTreeMap::new(),
             buffer: Vec::new(),
+            lease: None,
         })
     }
 }
@@ -177,6 +186,8 @@ pub struct ObjectReader<'a> {
     places: BTreeMap<u32, Chunk>,
     /// The bytes before the next chunk's start, or a part of them, if the caller takes them in small bits.
     buffer: Vec<u8>,
+    /// Keeps the bytes that it has still to give.
+    lease: Option<Lease>,
 }
 
 impl ObjectReader<'_> {

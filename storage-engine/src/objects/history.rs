@@ -45,7 +45,7 @@ impl Objects<'_> {
         let inner = &engine.inner;
         let catalog = inner.catalog.read();
         let record = catalog.live_timeline(self.volume.timeline())?;
-        let retained = earliest_epoch(record.created, record.settings.retain, inner.clock.now());
+        let retained = earliest_epoch(record, inner.clock.now());
         let earliest = retained.min(newest);
         let mut borders = vec![Epoch::ZERO];
         borders.extend(record.origins.iter().map(|o| o.since));

@@ -62,6 +62,7 @@ use crate::error::Result;
 use crate::files::Volume;
 use crate::ids::Epoch;
 use crate::index::lineage::Lineage;
+use crate::leases::{Lease, Need};
 
 pub use get::ObjectReader;
 pub use key::{MAX_KEY, MAX_KEY_PART};
@@ -96,6 +97,21 @@ impl<'a> Objects<'a> {
             index: view.index,
             hops: &view.hops,
         })
+    }
+
+    /// Keeps what the volume shows now, however long a reader takes. Taken before anything is read. (A past
+    /// state is kept by its volume.)
+    fn lease_now(&self) -> Lease {
+        let inner = self.volume.inner();
+        let open = *inner.shared_epoch();
+        let need = Need::Since(self.volume.timeline(), open);
+        inner.leases.take(need)
+    }
+
+    /// Keeps all of the timeline's history that is there.
+    fn lease_history(&self) -> Lease {
+        let need = Need::Since(self.volume.timeline(), Epoch(1));
+        self.volume.inner().leases.take(need)
     }
 
     /// The hops of the state at hand, fixed: of a timeline, the epoch is closed for it.

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::PathBuf;
 
+use crate::blobs::Writing;
 use crate::commit::Txn;
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::files::place::{Content, Placing};
@@ -93,6 +94,7 @@ struct Sealing {
     id: FileId,
     file: File,
     path: PathBuf,
+    _writing: Writing,
     written: u64,
     quota_seen: u64,
     sums: Vec<u32>,
@@ -186,11 +188,12 @@ impl ObjectWriter<'_> {
         let inner = self.objects.volume.inner();
         inner.check_open()?;
         if self.sealing.is_none() {
-            let (id, file, path) = inner.files.create_object(&*inner.ids)?;
+            let (id, file, path, writing) = inner.files.create_object(&*inner.ids)?;
             self.sealing = Some(Sealing {
                 id,
                 file,
                 path,
+                _writing: writing,
                 written: 0,
                 quota_seen: 0,
                 sums: Vec::new(),

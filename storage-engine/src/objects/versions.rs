@@ -35,6 +35,7 @@ impl Objects<'_> {
         let Some(from) = from else {
             return Ok(page);
         };
+        let _lease = self.lease_history();
         let eras = self.eras()?;
         let past = Past {
             index: &self.volume.inner().index,

@@ -120,7 +120,7 @@ fn split_change_key(key: &[u8]) -> Result<(TimelineId, Epoch, &[u8])> {
     Ok((timeline, epoch, r.bytes(r.remaining())?))
 }
 
-fn split_dead_key(key: &[u8]) -> Result<DeadKey> {
+pub(super) fn split_dead_key(key: &[u8]) -> Result<DeadKey> {
     debug_assert_eq!(TIMELINE_LEN, 16);
     let mut r = Reader::new(key, "a deadlist key");
     let parts = DeadKey {

@@ -12,10 +12,12 @@
 //! | `d` | deadlist record | timeline, death epoch, frame position, number |
 //! | `h` | change list | timeline, epoch, relative key |
 //! | `m` | meta: what is applied | |
+//! | `p` | what of a run was given up and not given back yet | file, offset u64 |
 //! | `r` | version of a record | timeline, relative key, inverted epoch |
 //! | `y` | answers to requests | connection u64, slot u16 |
 
 mod audit;
+mod collect;
 mod open;
 mod scan;
 
@@ -28,7 +30,7 @@ pub(crate) use scan::VersionScan;
 use crate::codec::{Reader, Writer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::files::types::{Answer, RequestId};
-use crate::ids::{Epoch, Ino, Position, TimelineId};
+use crate::ids::{Epoch, FileId, Ino, Position, TimelineId};
 use crate::index::dead::dead_key;
 use crate::index::keys::{EPOCH_LEN, RecordKey, change_key, version_key};
 use crate::log::frame::Row;
@@ -39,6 +41,7 @@ const DEAD: u8 = b'd';
 const CHANGE: u8 = b'h';
 const META: u8 = b'm';
 const RECORD: u8 = b'r';
+const RESIDUE: u8 = b'p';
 const REPLY: u8 = b'y';
 
 /// How many of the last requests of a mount keep their answer. The kernel has far fewer applied and
@@ -123,6 +126,40 @@ impl Index {
                     let mut w = Writer(Vec::with_capacity(24));
                     w.u64(*unique).u64(*ino).u64(*size);
                     batch.put(reply_key(*connection, *unique), w.0);
+                }
+                Row::Drop { key, epoch } => {
+                    batch.delete(tagged(RECORD, &version_key(commit.timeline, key, *epoch)));
+                    if RecordKey::is_content(key) {
+                        batch.delete(tagged(CHANGE, &change_key(commit.timeline, *epoch, key)));
+                    }
+                }
+                Row::Free {
+                    death,
+                    frame,
+                    number,
+                } => {
+                    let key = dead_key(commit.timeline, *death, *frame, *number);
+                    batch.delete(tagged(DEAD, &key));
+                }
+                Row::Empty => {
+                    for tag in [RECORD, CHANGE, DEAD] {
+                        let from = tagged(tag, &commit.timeline.0);
+                        if let Some(to) = open::successor(&from) {
+                            batch.delete_range(from, to);
+                        }
+                    }
+                }
+                Row::Residue {
+                    file,
+                    offset,
+                    value,
+                } => {
+                    let key = residue_key(*file, *offset);
+                    if value.is_empty() {
+                        batch.delete(key);
+                    } else {
+                        batch.put(key, value);
+                    }
                 }
             }
         }
@@ -297,6 +334,12 @@ fn tagged(tag: u8, key: &[u8]) -> Vec<u8> {
     out.push(tag);
     out.extend_from_slice(key);
     out
+}
+
+fn residue_key(file: FileId, offset: u64) -> Vec<u8> {
+    let mut w = Writer(Vec::with_capacity(25));
+    w.u8(RESIDUE).bytes(&file.0).u64(offset);
+    w.0
 }
 
 fn reply_key(connection: u64, unique: u64) -> Vec<u8> {

@@ -51,6 +51,9 @@ impl Engine {
             origins: Vec::new(),
             settings: request.settings,
             deleted: None,
+            horizon: None,
+            swept: None,
+            dropped: false,
         };
         let now = Time::from_nanos(inner.clock.now());
         let root = Inode {

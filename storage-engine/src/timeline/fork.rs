@@ -91,6 +91,9 @@ impl GroupRequest for ForkRequest {
             }],
             settings: self.settings.clone(),
             deleted: None,
+            horizon: None,
+            swept: None,
+            dropped: false,
         })
     }
 

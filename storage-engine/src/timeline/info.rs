@@ -98,7 +98,7 @@ impl Engine {
         let mut out: Vec<_> = catalog
             .timelines
             .values()
-            .filter(|t| t.deleted.is_some())
+            .filter(|t| t.deleted.is_some() && !t.dropped)
             .map(|t| timeline_info(&catalog, t))
             .collect();
         out.sort_by_key(|t| t.created);

@@ -14,7 +14,7 @@ pub use fork::ForkRequest;
 pub use info::{SnapshotInfo, TimelineInfo, Usage};
 pub use snapshot::SnapshotRequest;
 
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, TimelineRecord};
 use crate::engine::{Inner, Point};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Epoch, SnapshotId, TimelineId};
@@ -27,7 +27,7 @@ use parking_lot::RwLockWriteGuard;
 pub(crate) const NO_TIMELINE: TimelineId = TimelineId([0; 16]);
 
 /// The row of a record that a timeline is made or restored with.
-fn record_row(key: &RecordKey, record: &Record) -> Row {
+pub(crate) fn record_row(key: &RecordKey, record: &Record) -> Row {
     Row::Record {
         key: key.encode(),
         value: records::encode(Some(record)),
@@ -92,11 +92,12 @@ impl Inner {
             .snapshots
             .values()
             .any(|s| s.deleted.is_none() && s.timeline == id && s.epoch == at)
-            || catalog
-                .timelines
-                .values()
-                .any(|t| t.origins.iter().any(|o| o.parent == id && o.cutoff == at));
-        let earliest = earliest_epoch(record.created, record.settings.retain, self.clock.now());
+            || catalog.timelines_by_name().any(|t| {
+                t.origins
+                    .last()
+                    .is_some_and(|o| o.parent == id && o.cutoff == at)
+            });
+        let earliest = earliest_epoch(record, self.clock.now());
         if at >= earliest || pinned {
             return Ok(());
         }
@@ -131,8 +132,11 @@ impl Inner {
     }
 }
 
-/// The earliest instant that retention promises.
-pub(crate) fn earliest_epoch(created: Epoch, retain: std::time::Duration, now: u64) -> Epoch {
-    let retain = u64::try_from(retain.as_nanos()).unwrap_or(u64::MAX);
-    Epoch(now.saturating_sub(retain).max(created.0))
+/// The earliest instant that retention promises: nothing from there on was collected.
+pub(crate) fn earliest_epoch(record: &TimelineRecord, now: u64) -> Epoch {
+    let retain = u64::try_from(record.settings.retain.as_nanos()).unwrap_or(u64::MAX);
+    let collected = record.horizon.unwrap_or(Epoch::ZERO);
+    Epoch(now.saturating_sub(retain))
+        .max(record.created)
+        .max(collected)
 }

@@ -288,9 +288,9 @@ fn each_kind_of_damage_is_noticed_and_named() {
         (
             "store.json of a newer format",
             true,
-            |d| replace(&d.join("store.json"), "\"format\": 1", "\"format\": 2"),
+            |d| replace(&d.join("store.json"), "\"format\": 2", "\"format\": 3"),
             Noticed::Opening,
-            "has format 2",
+            "has format 3",
         ),
         (
             "store.json of another store",

@@ -369,6 +369,15 @@ impl Subject {
                 .volume(point, VolumeOptions::default())
                 .map(Arc::new),
         };
+        if let (At::Closed(timeline, step), Err(e)) = (at, &volume)
+            && e.kind() == storage_engine::ErrorKind::OutOfRetention
+            && self
+                .epochs
+                .get(&step)
+                .is_some_and(|epoch| world.may_be_gone(timeline, epoch.0))
+        {
+            return Ok(());
+        }
         let volume = volume.map_err(|e| format!("cannot be read: {:?}: {e}", e.kind()))?;
         let read_only = match at {
             At::Now(t) => world.timelines.get(&t).is_some_and(|t| t.read_only),

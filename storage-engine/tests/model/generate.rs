@@ -4,7 +4,7 @@
 use storage_engine::{NodeKind, RenameMode, XattrMode};
 
 use crate::fs::{Allocation, Change, Fs, Handle, MAX_SIZE, ROOT};
-use crate::op::{At, FileOp, Name, Op, Place, Reopen, SPAN, Step, StepId};
+use crate::op::{At, FileOp, Limits, Name, Op, Place, Reopen, SPAN, Step, StepId};
 use crate::rng::Rng;
 use crate::world::World;
 
@@ -201,6 +201,7 @@ impl Generator {
                 timeline: self.timeline(world),
                 read_only: self.rng.chance(25),
                 protected: self.rng.chance(25),
+                limits: self.limits(),
             },
             69..75 => Op::DeleteTimeline {
                 timeline: self.timeline(world),
@@ -217,15 +218,35 @@ impl Generator {
                     },
                 }
             }
-            84..93 => Op::Tick,
+            84..89 => Op::Tick,
+            89..93 => Op::Collect,
             93..96 => Op::Sync,
-            _ if self.profile == Profile::Killed => Op::Sync,
+            // A collection is killed in the middle as anything else.
+            _ if self.profile == Profile::Killed => Op::Collect,
             _ => Op::Reopen {
                 how: *self
                     .rng
                     .pick(&[Reopen::Clean, Reopen::Dropped, Reopen::WithoutIndex]),
             },
         }
+    }
+
+    fn limits(&mut self) -> Limits {
+        let mut limits = Limits::default();
+        // What a limit refuses depends on the engine's own count: a run that is killed is judged without.
+        if matches!(self.profile, Profile::Killed | Profile::Alone) {
+            return limits;
+        }
+        if self.rng.chance(60) {
+            limits.retain_millis = *self.rng.pick(&[0, 1, 2_000]);
+        }
+        if self.rng.chance(30) {
+            limits.bytes = Some(*self.rng.pick(&[0, 10_000, 150_000, 1_000_000]));
+        }
+        if self.rng.chance(30) {
+            limits.inodes = Some(1 + self.rng.below(MOST_NODES as u64));
+        }
+        limits
     }
 
     fn file_op(&mut self, world: &World) -> Op {

@@ -14,6 +14,7 @@ mod fs;
 mod generate;
 mod inode;
 mod kill;
+mod limits;
 mod op;
 mod rng;
 mod run;

@@ -173,6 +173,7 @@ pub enum Op {
         timeline: StepId,
         read_only: bool,
         protected: bool,
+        limits: Limits,
     },
     DeleteTimeline {
         timeline: StepId,
@@ -186,9 +187,30 @@ pub enum Op {
     },
     Tick,
     Sync,
+    /// What nobody can see is collected: nothing changes.
+    Collect,
     Reopen {
         how: Reopen,
     },
+}
+
+/// What a timeline may hold, and how long its history must stay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    pub retain_millis: u64,
+    pub bytes: Option<u64>,
+    pub inodes: Option<u64>,
+}
+
+impl Default for Limits {
+    /// No quota; history stays readable longer than any run lasts.
+    fn default() -> Limits {
+        Limits {
+            retain_millis: 86_400_000,
+            bytes: None,
+            inodes: None,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -100,12 +100,25 @@ impl Run {
     /// Everything, before and after opening again, and once more from the log alone.
     fn finish(&mut self) -> Result<(), String> {
         self.compare(|_| true)?;
+        let collect = |subject: &Subject| {
+            subject
+                .engine()
+                .gc(storage_engine::GcOptions::default())
+                .map_err(|e| format!("collecting: {:?}: {e}", e.kind()))
+        };
+        collect(&self.subject)?;
+        self.compare(|_| true)
+            .map_err(|fault| format!("after collecting: {fault}"))?;
+        assert_store_sound(self.subject.engine());
         for how in [Reopen::Dropped, Reopen::Clean, Reopen::WithoutIndex] {
             self.subject
                 .reopen(how)
                 .map_err(|e| format!("reopening ({how:?}): {:?}: {e}", e.kind()))?;
             self.compare(|_| true)
                 .map_err(|fault| format!("after reopening ({how:?}): {fault}"))?;
+            collect(&self.subject)?;
+            self.compare(|i| i % 2 == 0)
+                .map_err(|fault| format!("after collecting again ({how:?}): {fault}"))?;
         }
         assert_store_sound(self.subject.engine());
         Ok(())

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use storage_engine::*;
 
 use crate::op::{At, Op, StepId};
-use crate::subject::{Made, Subject, durability, made_snapshot, made_timeline, settings};
+use crate::subject::{
+    Made, Subject, durability, made_snapshot, made_timeline, settings, settings_of,
+};
 
 impl Subject {
     fn chosen_id(&self, step: StepId) -> bool {
@@ -74,11 +76,12 @@ impl Subject {
                 timeline,
                 read_only,
                 protected,
+                limits,
             } => {
                 let settings = Settings {
                     read_only: *read_only,
                     protected: *protected,
-                    ..settings()
+                    ..settings_of(limits)
                 };
                 self.engine()
                     .update_settings(self.timeline_id(*timeline), settings)?;
@@ -103,6 +106,9 @@ impl Subject {
                 self.epochs.insert(step, epoch);
             }
             Op::Sync => self.engine().sync()?,
+            Op::Collect => {
+                self.engine().gc(GcOptions::default())?;
+            }
             Op::Reopen { how } => self.reopen(*how)?,
             Op::File { .. } | Op::Repeat { .. } => {}
         }

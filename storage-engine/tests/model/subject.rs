@@ -7,13 +7,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use storage_engine::{
-    Attr, Clock, Durability, Engine, Epoch, Error, ErrorKind, IdSource, Ino, Point, Result,
+    Attr, Clock, Durability, Engine, Epoch, Error, ErrorKind, IdSource, Ino, Point, Quota, Result,
     Settings, SnapshotId, SnapshotInfo, Time, TimelineId, TimelineInfo, Volume, VolumeOptions,
 };
 
 use crate::compare;
 use crate::fs::{Fs, Handle, ROOT};
-use crate::op::{At, Op, Place, Reopen, Step, StepId};
+use crate::op::{At, Limits, Op, Place, Reopen, Step, StepId};
 use crate::world::{Answer, World};
 
 /// A clock that stands still until the test moves it.
@@ -94,8 +94,16 @@ pub fn made_snapshot(info: &SnapshotInfo) -> Made {
 
 /// History stays readable longer than any run lasts.
 pub fn settings() -> Settings {
+    settings_of(&Limits::default())
+}
+
+pub fn settings_of(limits: &Limits) -> Settings {
     Settings {
-        retain: Duration::from_secs(86_400),
+        retain: Duration::from_millis(limits.retain_millis),
+        quota: Quota {
+            bytes: limits.bytes,
+            inodes: limits.inodes,
+        },
         ..Settings::default()
     }
 }
@@ -124,6 +132,7 @@ pub fn open(
         clock: clock.clone(),
         ids: ids.clone(),
         segment_bytes: segment,
+        ..storage_engine::Options::default()
     };
     // A child that another test is just starting holds a copy of the lock until it executes its program.
     for _ in 0..50 {
@@ -331,6 +340,8 @@ impl Subject {
             Op::File { place, .. } => world.place(*place),
             _ => None,
         };
+        let before = self.may_be_refused(world, &step.op).then(|| world.clone());
+        let own = self.own_bytes(&step.op);
         let expected = world.apply(step);
         self.clock.0.store(world.now as u64, Ordering::SeqCst);
         if matches!(expected, Ok(Answer::Skip)) || self.unknown_epoch(&step.op) {
@@ -354,6 +365,15 @@ impl Subject {
             }
             op => self.store_op(step.id, op).map(|()| Got::Nothing),
         };
+        if let (Some(before), Err(error)) = (&before, &got)
+            && self.rightly_refused(world, &step.op, own, error)?
+        {
+            let now = world.now;
+            *world = before.clone();
+            world.now = now;
+            return Ok(());
+        }
+        self.quota_kept(world, &step.op, own)?;
         let fs = match &step.op {
             Op::File { place, .. } => world.place(*place),
             _ => None,

@@ -559,7 +559,10 @@ fn a_newer_format_is_refused_by_name() {
         .expect("the store closes");
     let path = store.join("store.json");
     let text = fs::read_to_string(&path).expect("store.json");
-    let newer = text.replace("\"format\": 1", "\"format\": 2");
+    let newer = text.replace(
+        &format!("\"format\": {}", storage_engine::FORMAT),
+        &format!("\"format\": {}", storage_engine::FORMAT + 1),
+    );
     assert_ne!(text, newer, "store.json says its format");
     fs::write(&path, newer).expect("store.json can be written");
     let error = Subject::open(&store)
@@ -567,7 +570,9 @@ fn a_newer_format_is_refused_by_name() {
         .expect("a newer store is refused");
     assert_eq!(error.kind(), ErrorKind::UnsupportedFormat, "{error}");
     assert!(
-        error.to_string().contains("format 2"),
+        error
+            .to_string()
+            .contains(&format!("format {}", storage_engine::FORMAT + 1)),
         "names the format: {error}"
     );
 }

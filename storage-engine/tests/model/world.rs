@@ -7,7 +7,7 @@ use std::sync::Arc;
 use storage_engine::{ErrorKind, NodeKind};
 
 use crate::fs::{Actor, Expected, Fs, Handle, Nanos, NewInode};
-use crate::op::{At, FileOp, Op, Place, Step, StepId};
+use crate::op::{At, FileOp, Limits, Op, Place, Step, StepId};
 use crate::rng::pattern;
 
 #[derive(Clone, Debug)]
@@ -16,6 +16,22 @@ pub struct Timeline {
     pub live: Arc<Fs>,
     pub read_only: bool,
     pub protected: bool,
+    pub limits: Limits,
+    /// States before this instant need not be there any more.
+    pub horizon: i64,
+}
+
+impl Timeline {
+    fn new(name: &str, live: Arc<Fs>) -> Timeline {
+        Timeline {
+            name: name.to_owned(),
+            live,
+            read_only: false,
+            protected: false,
+            limits: Limits::default(),
+            horizon: 0,
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -152,6 +168,7 @@ impl World {
     /// Does a step and says what it has to answer.
     pub fn apply(&mut self, step: &Step) -> Expected<Answer> {
         self.now += step.clock;
+        self.pass_time();
         let answer = self.apply_op(step.id, &step.op);
         if answer.is_ok()
             && matches!(
@@ -167,6 +184,21 @@ impl World {
             self.creates.insert(step.id, step.op.clone());
         }
         answer
+    }
+
+    /// Retention ends, and does not come back.
+    fn pass_time(&mut self) {
+        for timeline in self.timelines.values_mut() {
+            let retain = timeline.limits.retain_millis as i64 * 1_000_000;
+            timeline.horizon = timeline.horizon.max(self.now.saturating_sub(retain));
+        }
+    }
+
+    /// Whether a timeline's state at this epoch may be refused because of retention.
+    pub fn may_be_gone(&self, timeline: StepId, epoch: u64) -> bool {
+        self.timelines
+            .get(&timeline)
+            .is_some_and(|t| (epoch as i64) < t.horizon)
     }
 
     fn apply_op(&mut self, id: StepId, op: &Op) -> Expected<Answer> {
@@ -188,15 +220,7 @@ impl World {
                 self.free_timeline_name(name)?;
                 let live = Arc::new(Fs::new(Nanos::from(self.now)));
                 self.made.insert(id);
-                self.timelines.insert(
-                    id,
-                    Timeline {
-                        name: name.clone(),
-                        live,
-                        read_only: false,
-                        protected: false,
-                    },
-                );
+                self.timelines.insert(id, Timeline::new(name, live));
                 Ok(Answer::Nothing)
             }
             Op::Fork { name, source } => self.fork(id, &[(name.clone(), *source)]),
@@ -241,12 +265,15 @@ impl World {
                 timeline,
                 read_only,
                 protected,
+                limits,
             } => {
                 let Some(timeline) = self.timelines.get_mut(timeline) else {
                     return refused(ErrorKind::NotFound);
                 };
                 timeline.read_only = *read_only;
                 timeline.protected = *protected;
+                timeline.limits = *limits;
+                self.pass_time();
                 Ok(Answer::Nothing)
             }
             Op::DeleteTimeline { timeline } => {
@@ -273,7 +300,7 @@ impl World {
                 self.close(id);
                 Ok(Answer::Nothing)
             }
-            Op::Sync | Op::Reopen { .. } => Ok(Answer::Nothing),
+            Op::Sync | Op::Collect | Op::Reopen { .. } => Ok(Answer::Nothing),
         }
     }
 
@@ -370,15 +397,7 @@ impl World {
         }
         for (((name, _), live), id) in forks.iter().zip(states).zip(id..) {
             self.made.insert(id);
-            self.timelines.insert(
-                id,
-                Timeline {
-                    name: name.clone(),
-                    live,
-                    read_only: false,
-                    protected: false,
-                },
-            );
+            self.timelines.insert(id, Timeline::new(name, live));
         }
         Ok(Answer::Nothing)
     }
@@ -459,6 +478,15 @@ impl World {
             && let Place::Timeline(t) = place
             && let Some(timeline) = self.timelines.get_mut(&t)
         {
+            let (before, after) = (timeline.live.nodes.len(), changed.nodes.len());
+            if after > before
+                && timeline
+                    .limits
+                    .inodes
+                    .is_some_and(|limit| after as u64 > limit)
+            {
+                return refused(ErrorKind::QuotaExceeded);
+            }
             timeline.live = Arc::new(changed);
         }
         answer
