@@ -228,6 +228,11 @@ fn a_manifest_that_does_not_exist_is_an_error_at_once() {
         "{}",
         say(&output)
     );
+    // A file where a folder is needed is named with the option that wants it.
+    world.manifest("a.yaml", "");
+    let file = world.path("manifests/a.yaml").display().to_string();
+    let refused = world.fails(2, &["play", "-f", &file, "--mount", &file]);
+    assert!(refused.contains("--mount takes a folder"), "{refused}");
     let output = world.run(&["ls", "base"]);
     assert_eq!(output.status.code(), Some(1), "{}", say(&output));
     assert!(

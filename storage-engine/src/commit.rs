@@ -78,7 +78,10 @@ impl<'a> Txn<'a> {
         if let Some(pending) = self.pending.get(key) {
             return Ok(pending.clone().map(|r| (r, true)));
         }
-        let seen = lineage::get(&self.engine.index, &self.state.lineage, key)?;
+        let seen = match self.state.recent.get(key) {
+            Some(seen) => seen,
+            None => lineage::get(&self.engine.index, &self.state.lineage, key)?,
+        };
         Ok(seen.map(|s| {
             let own = lineage::is_own(&self.state.lineage, s.hop, self.timeline);
             (s.record, own)
@@ -353,6 +356,7 @@ impl<'a> Txn<'a> {
             .observers
             .wanted(self.timeline, self.origin)
             .then(|| Notice::of(&self.pending));
+        self.state.recent.note(*self.epoch, self.pending);
         let Self {
             engine,
             timeline,

@@ -16,6 +16,7 @@ use crate::gc::{Collector, GcSchedule, Worker};
 use crate::ids::{Epoch, Ino, Position, SnapshotId, TimelineId};
 use crate::index::keys::RecordKey;
 use crate::index::lineage::{self, Hop, Lineage};
+use crate::index::recent::Recent;
 use crate::index::records::{Record, UsageRecord};
 use crate::leases::Leases;
 use crate::log::frame::{Parts, Row};
@@ -131,6 +132,8 @@ pub(crate) struct TimelineState {
 pub(crate) struct TimelineInner {
     /// Up to the open end.
     pub lineage: Lineage,
+    /// What was changed last.
+    pub recent: Recent,
     pub usage: UsageRecord,
     pub quota: Quota,
     pub read_only: bool,
@@ -364,6 +367,7 @@ impl Inner {
         };
         Ok(TimelineInner {
             lineage: hops,
+            recent: Recent::default(),
             usage,
             quota,
             read_only,

@@ -54,7 +54,7 @@ pub(crate) struct View<'a> {
     pub index: &'a Index,
     pub files: &'a Blobs,
     pub hops: Lineage,
-    _guard: Option<RwLockReadGuard<'a, TimelineInner>>,
+    guard: Option<RwLockReadGuard<'a, TimelineInner>>,
 }
 
 impl Engine {
@@ -218,7 +218,7 @@ impl Volume {
             index: &inner.index,
             files: &inner.files,
             hops,
-            _guard: guard,
+            guard,
         })
     }
 
@@ -259,7 +259,7 @@ impl<'a> View<'a> {
             index,
             files,
             hops,
-            _guard: None,
+            guard: None,
         }
     }
 }
@@ -267,6 +267,9 @@ impl<'a> View<'a> {
 impl View<'_> {
     /// A record as this view sees it.
     pub fn get(&self, key: &RecordKey) -> Result<Option<Seen>> {
+        if let Some(seen) = self.guard.as_ref().and_then(|live| live.recent.get(key)) {
+            return Ok(seen);
+        }
         lineage::get(self.index, &self.hops, key)
     }
 

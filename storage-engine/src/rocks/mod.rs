@@ -21,8 +21,10 @@ mod collect;
 mod open;
 mod scan;
 
+use std::collections::HashSet;
 use std::path::Path;
 
+use parking_lot::Mutex;
 use rocksdb::{DB, FlushOptions, WriteBatch, WriteOptions};
 
 pub(crate) use scan::VersionScan;
@@ -52,6 +54,29 @@ const REPLY_SLOTS: u64 = 4096;
 pub(crate) struct Index {
     db: DB,
     write: WriteOptions,
+    listed: Mutex<Listed>,
+}
+
+/// Keys that the list of changes has for the open epoch already: what changes again and again in it, as a directory
+/// that files are made in, is listed once.
+#[derive(Default)]
+struct Listed {
+    epoch: Epoch,
+    keys: HashSet<Vec<u8>>,
+}
+
+impl Listed {
+    /// Some megabytes at most.
+    const MOST: usize = 16 << 10;
+
+    /// Notes that a key is listed; false when it was before.
+    fn add(&mut self, epoch: Epoch, key: &[u8]) -> bool {
+        if self.epoch != epoch || self.keys.len() >= Self::MOST {
+            self.epoch = epoch;
+            self.keys.clear();
+        }
+        !self.keys.contains(key) && self.keys.insert(key.to_vec())
+    }
 }
 
 /// A commit as the index sees it.
@@ -70,7 +95,11 @@ impl Index {
         let db = open::open(path)?;
         let mut write = WriteOptions::default();
         write.disable_wal(true);
-        Ok(Self { db, write })
+        Ok(Self {
+            db,
+            write,
+            listed: Mutex::default(),
+        })
     }
 
     /// What the index holds of the log, and the newest epoch in it.
@@ -97,6 +126,8 @@ impl Index {
     pub fn apply(&self, commit: &Applying<'_>) -> Result<usize> {
         let mut batch = WriteBatch::default();
         let mut number = 0;
+        // Held until the batch is written: what counts as listed is in this batch or one before it.
+        let mut listed = self.listed.lock();
         for row in commit.rows {
             match row {
                 Row::Record { key, value } => {
@@ -105,10 +136,10 @@ impl Index {
                         value,
                     );
                     if RecordKey::is_content(key) {
-                        batch.put(
-                            tagged(CHANGE, &change_key(commit.timeline, commit.epoch, key)),
-                            [],
-                        );
+                        let change = change_key(commit.timeline, commit.epoch, key);
+                        if listed.add(commit.epoch, &change) {
+                            batch.put(tagged(CHANGE, &change), []);
+                        }
                     }
                 }
                 Row::Dead { value } => {
@@ -169,9 +200,10 @@ impl Index {
             .u64(commit.epoch.0);
         batch.put([META], w.0);
         let size = batch.size_in_bytes();
-        self.db
-            .write_opt(batch, &self.write)
-            .map_err(|e| translate("write the index", &e))?;
+        self.db.write_opt(batch, &self.write).map_err(|e| {
+            listed.keys.clear();
+            translate("write the index", &e)
+        })?;
         Ok(size)
     }
 

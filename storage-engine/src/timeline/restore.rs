@@ -82,6 +82,7 @@ impl Engine {
         };
         drop(catalog);
         own.lineage = hops;
+        own.recent.clear();
         own.usage = usage;
         own.next_ino = next_ino;
         own.ino_limit = next_ino;

@@ -312,14 +312,17 @@ fn a_log_cut_at_any_byte_gives_the_operations_before_the_cut() {
 
 #[test]
 fn a_flipped_bit_before_the_durable_end_is_an_error_and_after_it_ends_the_log() {
-    let seed = seed();
+    let mut seed = seed();
+    // One run in three writes so little that there is only one segment: the next seed is taken then.
+    let (written, frames) = loop {
+        let written = write(seed, 40, 25);
+        let frames = frames(&written.path());
+        if frames.iter().any(|frame| !frame.last_segment) {
+            break (written, frames);
+        }
+        seed += 1;
+    };
     println!("ANABRANCH_SEED={seed}");
-    let written = write(seed, 40, 25);
-    let frames = frames(&written.path());
-    assert!(
-        frames.iter().any(|frame| !frame.last_segment),
-        "seed {seed}: only one segment"
-    );
     let mut rng = Rng::new(seed);
     let flips: Vec<(usize, usize)> = (0..frames.len())
         .flat_map(|n| {

@@ -96,6 +96,18 @@ impl Play {
                 )));
             }
         }
+        let mount = (!self.no_mount && !self.once).then_some(("--mount", self.mount.as_path()));
+        for (option, folder) in [Some(("--data", session.data())), mount]
+            .into_iter()
+            .flatten()
+        {
+            if std::fs::metadata(folder).is_ok_and(|found| !found.is_dir()) {
+                return Err(Failure::usage(format!(
+                    "{} is a file, and {option} takes a folder",
+                    folder.display()
+                )));
+            }
+        }
         let (wake, woken) = channel();
         signals::follow(wake.clone())?;
         let engine = open(session)?;

@@ -38,9 +38,10 @@ struct Stamp {
 impl Watch {
     /// Follows these files and folders. `wake` is told when something happens near them.
     pub fn new(named: &[PathBuf], wake: Sender<Wake>) -> Self {
+        let of: Vec<PathBuf> = named.to_vec();
         let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            // Reading a file is no change of it.
-            if event.map_or(true, |event| !event.kind.is_access()) {
+            // Reading a file is no change of it; and in the folder of a manifest, other programs may write a lot.
+            if event.map_or(true, |event| !event.kind.is_access() && concerns(&of, &event.paths)) {
                 let _ = wake.send(Wake::Files);
             }
         })
@@ -120,13 +121,29 @@ pub fn files(named: &[PathBuf]) -> Vec<PathBuf> {
 }
 
 fn is_manifest(path: &Path) -> bool {
+    has_manifests_name(path) && path.is_file()
+}
+
+fn has_manifests_name(path: &Path) -> bool {
     let hidden = path
         .file_name()
         .is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
     let ending = path
         .extension()
         .is_some_and(|e| e == "yaml" || e == "yml" || e == "json");
-    !hidden && ending && path.is_file()
+    !hidden && ending
+}
+
+/// Whether something that happened to these paths may concern the manifests that were named. An event without paths
+/// (some were lost) does.
+fn concerns(named: &[PathBuf], paths: &[PathBuf]) -> bool {
+    paths.is_empty()
+        || paths.iter().any(|path| {
+            has_manifests_name(path)
+                || named
+                    .iter()
+                    .any(|named| named == path || named.file_name() == path.file_name())
+        })
 }
 
 /// The folder of a file; the present one for a bare name.
@@ -175,6 +192,16 @@ mod tests {
             .map(|p| p.file_name().unwrap().to_str().unwrap().to_owned())
             .collect();
         assert_eq!(found, ["a.yml", "b.yaml", "c.json"]);
+    }
+
+    #[test]
+    fn only_what_may_be_a_manifest_wakes() {
+        let named = [PathBuf::from("/m/forks"), PathBuf::from("/folder")];
+        let of = |path: &str| concerns(&named, &[PathBuf::from(path)]);
+        assert!(of("/m/forks") && of("/folder/a.yaml") && of("/folder"));
+        assert!(!of("/m/play.log") && !of("/folder/.a.yaml.swp") && !of("/folder/notes"));
+        assert!(concerns(&named, &[]));
+        assert!(concerns(&named, &["/m/x".into(), "/m/forks".into()]));
     }
 
     #[test]
