@@ -68,7 +68,7 @@ pub struct ImportSource {
     /// A directory of the node, with all that is under it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub directory: Option<PathSource>,
-    /// A tar archive on the node; gzip and zstd are recognised.
+    /// A tar archive on the node, plain or compressed with gzip.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tar: Option<PathSource>,
 }

@@ -180,6 +180,12 @@ fn an_archive_is_imported_whole() {
     })
     .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{error}");
+    fs::write(&not_tar, b"\x28\xb5\x2f\xfd and what follows").unwrap();
+    let error = import_tar(&new(&engine, "z"), &not_tar, &mut |_| {
+        ControlFlow::Continue(())
+    })
+    .unwrap_err();
+    assert!(error.to_string().contains("zstd"), "{error}");
     let mut evil = tar_with(b"../escape");
     evil.extend([0; 1024]);
     fs::write(&not_tar, evil).unwrap();

@@ -20,6 +20,12 @@ use super::ImportProgress;
 use super::builder::{Builder, Content, Meta};
 
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
+/// Compressions that are known by name only.
+const OTHER_MAGICS: [(&[u8], &str); 3] = [
+    (&[0x28, 0xb5, 0x2f, 0xfd], "zstd"),
+    (b"BZh", "bzip2"),
+    (&[0xfd, b'7', b'z', b'X'], "xz"),
+];
 
 pub(super) fn import(
     volume: &Volume,
@@ -27,9 +33,9 @@ pub(super) fn import(
     progress: &mut dyn FnMut(&ImportProgress) -> ControlFlow<()>,
 ) -> Result<ImportProgress> {
     let mut file = File::open(archive).context("open", archive)?;
-    let mut magic = [0; 2];
+    let mut magic = [0; 4];
     let compressed = match file.read_exact(&mut magic) {
-        Ok(()) => magic == GZIP_MAGIC,
+        Ok(()) => magic.starts_with(&GZIP_MAGIC),
         Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => {
             return Err(Error::invalid(format!(
                 "{} is no tar archive: it is too short",
@@ -38,6 +44,14 @@ pub(super) fn import(
         }
         Err(e) => return Err(Error::io("read", archive, &e)),
     };
+    for (other, name) in OTHER_MAGICS {
+        if magic.starts_with(other) {
+            return Err(Error::invalid(format!(
+                "{} is compressed with {name}: only plain archives and gzip are read",
+                archive.display()
+            )));
+        }
+    }
     file.seek(SeekFrom::Start(0)).context("rewind", archive)?;
     let at = Rc::new(Cell::new(0));
     let file = Counted {
