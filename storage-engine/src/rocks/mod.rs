@@ -161,7 +161,9 @@ impl Index {
                 Row::Drop { key, epoch } => {
                     batch.delete(tagged(RECORD, &version_key(commit.timeline, key, *epoch)));
                     if RecordKey::is_content(key) {
-                        batch.delete(tagged(CHANGE, &change_key(commit.timeline, *epoch, key)));
+                        let change = change_key(commit.timeline, *epoch, key);
+                        listed.keys.remove(&change);
+                        batch.delete(tagged(CHANGE, &change));
                     }
                 }
                 Row::Free {
@@ -173,6 +175,7 @@ impl Index {
                     batch.delete(tagged(DEAD, &key));
                 }
                 Row::Empty => {
+                    listed.keys.clear();
                     for tag in [RECORD, CHANGE, DEAD] {
                         let from = tagged(tag, &commit.timeline.0);
                         if let Some(to) = open::successor(&from) {
