@@ -289,6 +289,15 @@ fn object_files_go_when_the_last_state_that_shows_them_does() {
     remove(&v, "patched");
     store.gc();
     assert_eq!(store.object_files(), 2);
+    // Whoever has a file open reads on, as a kernel does that was handed one.
+    let ino = v.lookup(Ino::ROOT, b"kept").unwrap().ino;
+    let open = v.sealed_file(ino).unwrap().unwrap();
+    remove(&v, "kept");
+    store.gc();
+    assert_eq!(store.object_files(), 1);
+    let mut all = Vec::new();
+    std::io::Read::read_to_end(&mut &open, &mut all).unwrap();
+    assert!(all == bytes(4, MIB));
     store.engine().delete_timeline(v.timeline()).unwrap();
     let report = store.gc();
     assert_eq!((report.dropped_timelines, store.object_files()), (1, 0));

@@ -115,6 +115,11 @@ pub enum Command {
     },
     /// Verifies the whole store.
     Check,
+    /// Gives back what nothing needs any more.
+    Gc {
+        /// Only tells what would be done.
+        dry_run: bool,
+    },
     /// Bytes and inodes of timelines.
     Du {
         /// Which; all of them when empty.
@@ -157,6 +162,7 @@ impl Command {
             Command::Rm { .. } => "rm",
             Command::Restore { .. } => "restore",
             Command::Check => "check",
+            Command::Gc { .. } => "gc",
             Command::Du { .. } => "du",
             Command::Tree { .. } => "tree",
             Command::Stop { .. } => "stop",

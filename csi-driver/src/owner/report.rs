@@ -215,6 +215,40 @@ pub struct UsageTotals {
     pub divergent_bytes: u64,
 }
 
+/// A row of `gc`: superseded bytes that are kept for one reason.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GcRow {
+    /// Who needs them.
+    pub by: storage_engine::KeptBy,
+    /// How many.
+    pub bytes: u64,
+    /// Pieces that they are in.
+    pub pieces: u64,
+    /// The reason for people.
+    pub text: String,
+}
+
+/// The end of `gc`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GcEnd {
+    /// Timelines that there was something to do for.
+    pub timelines: u64,
+    /// Deleted timelines of which everything is gone now.
+    pub dropped_timelines: u64,
+    /// Versions of records that are gone.
+    pub versions: u64,
+    /// Bytes that were given up.
+    pub bytes: u64,
+    /// Bytes that the file system got back at once.
+    pub returned_bytes: u64,
+    /// Files that were removed.
+    pub objects: u64,
+    /// Superseded bytes that are kept, for the reasons in the rows.
+    pub kept_bytes: u64,
+}
+
 /// The end of `check`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

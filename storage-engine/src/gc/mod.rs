@@ -131,6 +131,8 @@ impl Engine {
         }
         if !options.dry_run {
             run.step_point()?;
+            inner.finish_objects(&mut run)?;
+            run.step_point()?;
             inner.remember(&swept, &pins)?;
             run.step_point()?;
             if options.objects || collector.first && inner.files.left_behind() {
@@ -177,8 +179,9 @@ impl Inner {
     /// Timelines for which there may be something to do. Cost: a look-up for each.
     fn wanted(&self) -> Result<HashSet<TimelineId>> {
         let catalog = self.catalog.read().clone();
-        let closed = *self.closed_epoch.lock();
-        let pins = cutoffs::plan(&catalog, &self.leases.all(), closed, self.clock.now());
+        // What is in the open epoch counts: it is closed for the collection.
+        let open = *self.shared_epoch();
+        let pins = cutoffs::plan(&catalog, &self.leases.all(), open, self.clock.now());
         let usage = RecordKey::Usage.encode();
         let mut wanted = HashSet::new();
         for (id, pins) in &pins {
@@ -320,6 +323,29 @@ impl Inner {
             }
             if let Some(file) = file {
                 collector.waiting.remove(&file);
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives back what of object files was given up. Cost: their residues.
+    fn finish_objects(&self, run: &mut Run<'_>) -> Result<()> {
+        for id in std::mem::take(&mut run.space.objects) {
+            let mut all = Vec::new();
+            loop {
+                let after: Option<&(Vec<u8>, Vec<u8>)> = all.last();
+                let after = after.map(|(key, _)| key.clone());
+                let page = self.index.residues_page(Some(id), after.as_deref(), PAGE)?;
+                if page.is_empty() {
+                    break;
+                }
+                all.extend(page);
+            }
+            let rows = run.space.finish(id, &all)?;
+            run.space.settle()?;
+            for some in rows.chunks(PAGE) {
+                let epoch = self.shared_epoch();
+                self.commit_rows(*epoch, NO_TIMELINE, some)?;
             }
         }
         Ok(())

@@ -6,7 +6,7 @@
 //! that is being written stays, too, until that is full: recovery must be able to tell what a crash cut off
 //! from what was given back.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs::File;
 use std::io::ErrorKind as IoKind;
 use std::sync::Arc;
@@ -50,6 +50,10 @@ pub(super) struct Space<'a> {
     files: HashMap<FileId, Option<Arc<File>>>,
     touched: HashSet<FileId>,
     gone: HashSet<FileId>,
+    /// Object files of which something was given up: they are looked at as a whole at the end, because one
+    /// that goes as a whole stays readable for whoever has it open.
+    pub objects: BTreeSet<FileId>,
+    finishing: bool,
     /// Segments with blocks that could not be given back because they were being written.
     pub waiting: HashSet<FileId>,
     pub returned: Returned,
@@ -66,6 +70,8 @@ impl<'a> Space<'a> {
             files: HashMap::new(),
             touched: HashSet::new(),
             gone: HashSet::new(),
+            objects: BTreeSet::new(),
+            finishing: false,
             waiting: HashSet::new(),
             returned: Returned::default(),
         }
@@ -93,7 +99,10 @@ impl<'a> Space<'a> {
                 given.extend(decode(stored)?.1);
             }
             let given = union(given);
-            let rest = if self.writing == Some(file) {
+            let rest = if is_object(file) && !self.finishing {
+                self.objects.insert(file);
+                given
+            } else if self.writing == Some(file) {
                 self.waiting.insert(file);
                 given
             } else {
@@ -137,6 +146,50 @@ impl<'a> Space<'a> {
             }));
         }
         self.give(&pieces)
+    }
+
+    /// Removes an object file all of which was given up, or gives back what of it was. `page` are all its
+    /// residues.
+    pub fn finish(&mut self, id: FileId, page: &[(Vec<u8>, Vec<u8>)]) -> Result<Vec<Row>> {
+        let mut given = Vec::new();
+        let mut gone = Vec::new();
+        for (key, value) in page {
+            let mut r = Reader::new(key, "a residue's key");
+            let (file, offset) = (FileId(r.array()?), r.u64()?);
+            let (_, pieces) = decode(value)?;
+            let in_file =
+                |(from, to): (u32, u32)| (offset + u64::from(from), offset + u64::from(to));
+            given.extend(pieces.into_iter().map(in_file));
+            gone.push(Row::Residue {
+                file,
+                offset,
+                value: Vec::new(),
+            });
+        }
+        let path = self.inner.files.path(id);
+        let whole = match File::open(&path) {
+            Ok(file) => {
+                let len = file.metadata().context("stat", &path)?.len();
+                let mut at = 0;
+                let mut whole = true;
+                for (from, to) in union(given).into_iter().chain([(len, len)]) {
+                    whole &= from <= at || is_hole(&file, at, from);
+                    at = at.max(to);
+                }
+                whole
+            }
+            // By a collection that did not come to its end.
+            Err(e) if e.kind() == IoKind::NotFound => true,
+            Err(e) => return Err(Error::io("open", &path, &e)),
+        };
+        if whole {
+            self.unlink(id)?;
+            return Ok(gone);
+        }
+        self.finishing = true;
+        let rows = self.retry(page);
+        self.finishing = false;
+        rows
     }
 
     fn punch(&mut self, id: FileId, list: Vec<(u64, u64)>) -> Result<()> {

@@ -6,6 +6,7 @@ mod delete;
 mod diff;
 mod du;
 mod fork;
+mod gc;
 mod get;
 mod log;
 mod ls;
@@ -97,6 +98,8 @@ enum Command {
     Rm(rm::Rm),
     /// Verify the whole store.
     Check(check::Check),
+    /// Give back the space of what nothing needs any more, and show what is kept why.
+    Gc(gc::Gc),
     /// End the `anabranch play` that owns the store.
     Stop(stop::Stop),
 }
@@ -127,6 +130,7 @@ fn main() -> ExitCode {
         Command::Put(command) => command.run(&session),
         Command::Rm(command) => command.run(&session),
         Command::Check(command) => command.run(&session),
+        Command::Gc(command) => command.run(&session),
         Command::Stop(command) => command.run(&session),
     };
     match outcome {

@@ -1,6 +1,7 @@
 //! What each command does, once for both ways of running it.
 
 mod browse;
+mod collect;
 mod history;
 mod timelines;
 mod tree;
@@ -102,6 +103,7 @@ pub fn run(
         } => write::rm(context, names, *recursive, *force, output),
         Command::Restore { name, to } => timelines::restore(context, name, to, output),
         Command::Check => usage::check(context, output),
+        Command::Gc { dry_run } => collect::gc(context, *dry_run, output),
         Command::Du { names, namespace } => usage::du(context, names, namespace.as_deref(), output),
         Command::Tree { name, namespace } => {
             tree::tree(context, name.as_ref(), namespace.as_deref(), output)

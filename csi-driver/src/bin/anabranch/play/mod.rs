@@ -19,7 +19,7 @@ use csi_driver::agent::{Agent, Pass};
 use csi_driver::mounts::{Mounts, MountsError, Options as MountOptions};
 use csi_driver::owner::{Client, Context, Failure, Host, Outcome, Server};
 use parking_lot::Mutex;
-use storage_engine::{Engine, ErrorKind, Options};
+use storage_engine::{Engine, ErrorKind, GcSchedule, Options};
 
 use crate::session::Session;
 use host::PlayHost;
@@ -408,7 +408,11 @@ impl Running {
 fn open(session: &Session) -> Outcome<Engine> {
     let deadline = Instant::now() + Duration::from_secs(10);
     loop {
-        match Engine::open(session.data(), Options::default()) {
+        let options = Options {
+            gc: Some(GcSchedule::default()),
+            ..Options::default()
+        };
+        match Engine::open(session.data(), options) {
             Ok(engine) => return Ok(engine),
             Err(error) if error.kind() == ErrorKind::Locked => {
                 // An owner that answers is another play; one that does not is a command that ends soon.
