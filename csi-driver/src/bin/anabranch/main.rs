@@ -5,6 +5,7 @@ mod check;
 mod delete;
 mod diff;
 mod du;
+mod exit;
 mod fork;
 mod gc;
 mod get;
@@ -23,7 +24,6 @@ mod tree;
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use csi_driver::owner::Failure;
@@ -104,7 +104,7 @@ enum Command {
     Stop(stop::Stop),
 }
 
-fn main() -> ExitCode {
+fn main() {
     let cli = Cli::parse();
     let filter = tracing_subscriber::EnvFilter::try_from_env("ANABRANCH_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
@@ -133,17 +133,18 @@ fn main() -> ExitCode {
         Command::Gc(command) => command.run(&session),
         Command::Stop(command) => command.run(&session),
     };
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+    let status = match outcome {
+        Ok(()) => 0,
         Err(failure) => fail(&failure),
-    }
+    };
+    exit::now(status)
 }
 
 /// Says what went wrong and what to do next, and chooses the exit status.
-fn fail(failure: &Failure) -> ExitCode {
+fn fail(failure: &Failure) -> u8 {
     match failure.reason.as_str() {
         // The reader of our output has seen enough: as quiet as a program that SIGPIPE ends.
-        "Pipe" => return ExitCode::from(141),
+        "Pipe" => return 141,
         "Differences" => {}
         _ => {
             eprintln!("anabranch: {failure}");
@@ -152,5 +153,5 @@ fn fail(failure: &Failure) -> ExitCode {
             }
         }
     }
-    ExitCode::from(failure.exit_code())
+    failure.exit_code()
 }

@@ -19,7 +19,7 @@ pub fn follow(wake: Sender<Wake>) -> Outcome {
             for signal in signals.forever() {
                 if asked {
                     eprintln!("anabranch: ended before everything was unmounted; the next `anabranch play` takes the mounts over");
-                    std::process::exit(128 + signal);
+                    crate::exit::now(u8::try_from(128 + signal).unwrap_or(1));
                 }
                 asked = true;
                 let _ = wake.send(Wake::Stop);
