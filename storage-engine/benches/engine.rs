@@ -1,7 +1,7 @@
 //! Benchmarks of the engine: `cargo bench -p storage-engine` (or `make bench`). Each prints what it
 //! compares and the ratio, measured in this one run; nothing here passes or fails by time.
 //!
-//! `ANABRANCH_BENCH_FILES` (default 1000000) limits the largest timeline, `ANABRANCH_BENCH_TREE` (default:
+//! `ANABRANCH_BENCH_ONLY=gc` runs the one on collections alone. `ANABRANCH_BENCH_FILES` (default 1000000) limits the largest timeline, `ANABRANCH_BENCH_TREE` (default:
 //! the sources of cargo's registry) is the tree that is imported, `ANABRANCH_BENCH_DIR` (default: the
 //! target folder) is where the stores are made: it should be on the disk that matters.
 
@@ -33,13 +33,20 @@ const DIR: NewNode<'static> = NewNode {
 };
 
 fn main() -> Result<()> {
+    let only = std::env::var("ANABRANCH_BENCH_ONLY").ok();
     let dir = std::env::var_os("ANABRANCH_BENCH_DIR").map_or_else(default_dir, PathBuf::from);
     let dir = dir.join(format!("anabranch-bench-{}", std::process::id()));
     println!("stores in {}", dir.display());
+    if only.as_deref() == Some("gc") {
+        collecting(&dir.join("gc"))?;
+        let _ = std::fs::remove_dir_all(&dir);
+        return Ok(());
+    }
     forks_by_size(&dir.join("size"))?;
     many_forks(&dir.join("many"))?;
     depth(&dir.join("depth"))?;
     import(&dir)?;
+    collecting(&dir.join("gc"))?;
     let _ = std::fs::remove_dir_all(&dir);
     Ok(())
 }
@@ -309,4 +316,92 @@ fn disk_bytes(dir: &Path) -> u64 {
             Err(_) => 0,
         })
         .sum()
+}
+
+/// How long 4 KiB writes to a fork take while nothing else happens, and while a collection has much to do.
+fn collecting(dir: &Path) -> Result<()> {
+    println!("\n4 KiB writes to a fork beside a collection (µs)");
+    println!(
+        "{:>28} {:>8} {:>8} {:>8} {:>8}",
+        "", "p50", "p99", "p99.9", "writes"
+    );
+    let engine = open(dir)?;
+    let base = root(&engine, "base")?;
+    let source = fork(
+        &engine,
+        "writing".into(),
+        Point::Now(base.timeline()),
+        Durability::Memory,
+    )?;
+    let writing = engine.volume(Point::Now(source.id), VolumeOptions::default())?;
+    let ino = writing.create(&ME, Ino::ROOT, b"f", &FILE)?.ino;
+    let mut alone = None;
+    for (name, rate) in [
+        ("alone", None),
+        ("beside one of 50,000/s", Some(50_000)),
+        ("beside one without a limit", Some(0)),
+    ] {
+        // 60,000 records and pieces that are garbage.
+        let files: Vec<Ino> = (0..3000)
+            .map(|n| {
+                let name = format!("{}-{n}", rate.unwrap_or(1));
+                Ok(base.create(&ME, Ino::ROOT, name.as_bytes(), &FILE)?.ino)
+            })
+            .collect::<Result<_>>()?;
+        for round in 0..10u8 {
+            for ino in &files {
+                base.write(&ME, *ino, 0, &[round; 8192], WriteOptions::default())?;
+            }
+            engine.tick()?;
+        }
+        let collector = rate.map(|rate| {
+            let engine = engine.clone();
+            std::thread::spawn(move || {
+                let start = Instant::now();
+                let options = GcOptions {
+                    rate: Some(rate),
+                    ..GcOptions::default()
+                };
+                engine.gc(options).map(|report| (report, start.elapsed()))
+            })
+        });
+        let data = [7; 4096];
+        let mut times = Vec::new();
+        let start = Instant::now();
+        let busy = |collector: &Option<std::thread::JoinHandle<_>>| match collector {
+            Some(thread) => !thread.is_finished(),
+            None => start.elapsed() < Duration::from_secs(2),
+        };
+        while busy(&collector) {
+            let at = (times.len() as u64 % 4096) * 4096;
+            let start = Instant::now();
+            writing.write(&ME, ino, at, &data, WriteOptions::default())?;
+            times.push(start.elapsed());
+        }
+        times.sort();
+        let at = |q: f64| micros(times[((times.len() - 1) as f64 * q) as usize]);
+        println!(
+            "{name:>28} {:>8.1} {:>8.1} {:>8.1} {:>8}",
+            at(0.5),
+            at(0.99),
+            at(0.999),
+            times.len()
+        );
+        let first = *alone.get_or_insert(at(0.99));
+        if let Some(thread) = collector {
+            let Ok(done) = thread.join() else {
+                return Err(Error::new(ErrorKind::Io, "the collection has panicked"));
+            };
+            let (report, elapsed) = done?;
+            println!(
+                "{:>28} p99 {:.2}x; {} versions and {} pieces in {:.2} s",
+                "",
+                at(0.99) / first,
+                report.versions,
+                report.pieces,
+                elapsed.as_secs_f64()
+            );
+        }
+    }
+    Ok(())
 }
