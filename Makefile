@@ -30,7 +30,7 @@ help: ## list the targets
 
 run: ## the main job: build, then play examples/quickstart.yaml on a real tree and show the forks
 	@./e2e/setup build
-	$(CARGO) build $(LOCKED) --release --workspace --bins
+	$(CARGO) build $(LOCKED) --release --package csi-driver --no-default-features --bins
 	@./e2e/quickstart
 
 test: unit e2e ## every test: unit, model, crash, then other people's suites and real work on real mounts
@@ -38,7 +38,7 @@ test: unit e2e ## every test: unit, model, crash, then other people's suites and
 
 # What passing tests print is shown too: seeds, and how long a takeover stalled.
 unit: ## the tests of the crates alone
-	@./e2e/setup build test
+	@./e2e/setup build test cluster
 	$(CAPPED) $(CARGO) test $(LOCKED) --workspace --exclude e2e --no-fail-fast -- --show-output
 
 e2e: ## the suites and the real work on mounts made by `anabranch play`
@@ -61,7 +61,7 @@ generate: ## write the generated files again (custom resource definitions)
 	$(CARGO) run $(LOCKED) --package crds --bin crdgen
 
 setup: ## only install what the other targets need
-	@./e2e/setup build test lint
+	@./e2e/setup build test lint cluster
 
 clean: ## remove what was built here (the cache stays: see docs/development.md)
 	$(CARGO) clean

@@ -22,6 +22,7 @@ use crate::status::{Mount, Summary, Usage};
     category = "anabranch",
     namespaced,
     status = "BucketStatus",
+    selectable = ".status.node",
     derive = "PartialEq",
     doc = "A dataset with a root timeline, from which snapshots and forks are made.",
     validation = &rules::BUCKET_NAME,
@@ -38,12 +39,15 @@ use crate::status::{Mount, Summary, Usage};
     printcolumn(name = "Mounted", type_ = "string", json_path = ".status.summary.mounted",
         description = "Where it is mounted."),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "Node", type_ = "string", json_path = ".status.node", priority = 1,
+        description = "The node that holds the data."),
     printcolumn(name = "Retain", type_ = "string", json_path = ".spec.history.retain", priority = 1,
         description = "How far back any instant stays readable."),
     printcolumn(name = "Message", type_ = "string", json_path = ".status.summary.message", priority = 1)
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = &rules::BUCKET_SOURCE_IMMUTABLE)]
+#[x_kube(validation = &rules::BUCKET_NODE_IMMUTABLE)]
 pub struct BucketSpec {
     /// What is imported into the bucket before it is ready; without it the bucket starts empty. Cannot be changed later.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -58,6 +62,11 @@ pub struct BucketSpec {
     /// a later Bucket of the same name and namespace takes it over. Snapshots and forks stay whole in either case.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deletion_policy: Option<DeletionPolicy>,
+    /// Name of the node that is to hold the bucket, for a source that is on that node; without it the node with the fewest
+    /// buckets is chosen. Cannot be changed later. It means nothing without a cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub node: Option<String>,
 }
 
 /// Where a bucket's first content comes from: exactly one.
@@ -124,6 +133,9 @@ pub struct BucketStatus {
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     #[schemars(length(max = 16))]
     pub conditions: Vec<Condition>,
+    /// The node that holds the data; absent until one was chosen, and without a cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
     /// The engine's id of the root timeline (32 hexadecimal digits).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeline: Option<String>,

@@ -43,6 +43,12 @@ pub enum Reason {
     WaitingForTime,
     /// The name in the engine is in use by an object that is being deleted.
     WaitingForName,
+    /// No node can hold the bucket at the moment.
+    WaitingForNode,
+    /// The namespace of the source does not allow it to be forked from here.
+    NotGranted,
+    /// The node that held the data is gone.
+    NodeLost,
     /// The object is to be deleted or has expired, and a pod still has it mounted.
     InUse,
     /// The data is being freed.
@@ -73,7 +79,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Reason; 21] = [
+    pub const ALL: [Reason; 24] = [
         Reason::Available,
         Reason::Protected,
         Reason::Creating,
@@ -82,6 +88,9 @@ impl Reason {
         Reason::WaitingForSource,
         Reason::WaitingForTime,
         Reason::WaitingForName,
+        Reason::WaitingForNode,
+        Reason::NotGranted,
+        Reason::NodeLost,
         Reason::InUse,
         Reason::Deleting,
         Reason::Retrying,
@@ -108,6 +117,9 @@ impl Reason {
             Reason::WaitingForSource => "WaitingForSource",
             Reason::WaitingForTime => "WaitingForTime",
             Reason::WaitingForName => "WaitingForName",
+            Reason::WaitingForNode => "WaitingForNode",
+            Reason::NotGranted => "NotGranted",
+            Reason::NodeLost => "NodeLost",
             Reason::InUse => "InUse",
             Reason::Deleting => "Deleting",
             Reason::Retrying => "Retrying",

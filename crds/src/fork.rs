@@ -22,6 +22,7 @@ use crate::time::{At, Epoch};
     category = "anabranch",
     namespaced,
     status = "ForkStatus",
+    selectable = ".status.node",
     scale(spec_replicas_path = ".spec.count", status_replicas_path = ".status.readyCount"),
     derive = "PartialEq",
     doc = "A writable timeline of its own, or a set of them, started from a bucket, a snapshot or another fork. Nothing is copied: it costs what is written into it.",
@@ -42,6 +43,8 @@ use crate::time::{At, Epoch};
     printcolumn(name = "Expires", type_ = "string", json_path = ".status.summary.expires",
         description = "When its data is freed."),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "Node", type_ = "string", json_path = ".status.node", priority = 1,
+        description = "The node that holds the data."),
     printcolumn(name = "Shared", type_ = "string", json_path = ".status.summary.shared", priority = 1,
         description = "Bytes that it shares with others."),
     printcolumn(name = "Forked-At", type_ = "string", json_path = ".status.time", priority = 1,
@@ -70,12 +73,47 @@ pub struct ForkSpec {
     /// Whether deletion and expiry are refused until this is false again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protected: Option<bool>,
+    /// Makes a PersistentVolumeClaim of the same name for the fork, and for each fork of a set, that pods can name. It goes
+    /// with the fork. It means nothing without a cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claim: Option<Claim>,
 }
 
-/// What a fork starts from, in the same namespace: exactly one of `bucket`, `snapshot` and `fork`.
+/// The claims that are made for forks.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Claim {
+    /// How the claims can be mounted: `ReadWriteOnce` (the default; by all pods of the node that holds the fork) or
+    /// `ReadWriteOncePod` (by one pod at a time).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access_mode: Option<AccessMode>,
+}
+
+/// How a claim can be mounted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum AccessMode {
+    /// By all pods of one node.
+    #[default]
+    ReadWriteOnce,
+    /// By one pod at a time.
+    ReadWriteOncePod,
+}
+
+impl AccessMode {
+    /// As it stands in a claim.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            AccessMode::ReadWriteOnce => "ReadWriteOnce",
+            AccessMode::ReadWriteOncePod => "ReadWriteOncePod",
+        }
+    }
+}
+
+/// What a fork starts from: exactly one of `bucket`, `snapshot` and `fork`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = &rules::FORK_SOURCE_ONE_OF)]
+#[x_kube(validation = &rules::FORK_SOURCE_NAMESPACE)]
 #[x_kube(validation = &rules::AT_IS_A_TIME)]
 pub struct ForkSource {
     /// Name of a Bucket.
@@ -90,18 +128,28 @@ pub struct ForkSource {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "crate::schema::object_name")]
     pub fork: Option<String>,
+    /// Namespace of the bucket or snapshot, when it is not that of the fork. A ReferenceGrant (`gateway.networking.k8s.io`) in
+    /// that namespace has to allow it; `anabranch play` asks for none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "crate::schema::object_name")]
+    pub namespace: Option<String>,
     /// A past instant of it, within its retained history, instead of now: an RFC 3339 time, or an epoch as a quoted number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at: Option<At>,
 }
 
 impl ForkSource {
-    /// In one line, for people and to recognise the source: `snapshot/base-v1`, `bucket/base@2026-01-31T12:00:00Z`.
+    /// In one line, for people and to recognise the source: `snapshot/base-v1`, `bucket/base@2026-01-31T12:00:00Z`; with the
+    /// namespace where one is named: `snapshot/datasets/base-v1`.
     pub fn describe(&self) -> String {
+        let named = |name: &Option<String>| match (name, &self.namespace) {
+            (Some(name), Some(namespace)) => Some(format!("{namespace}/{name}")),
+            (name, _) => name.clone(),
+        };
         let what = [
-            ("bucket", &self.bucket),
-            ("snapshot", &self.snapshot),
-            ("fork", &self.fork),
+            ("bucket", &named(&self.bucket)),
+            ("snapshot", &named(&self.snapshot)),
+            ("fork", &named(&self.fork)),
         ];
         crate::status::describe_source(&what, self.at.as_ref())
     }
@@ -119,6 +167,9 @@ pub struct ForkStatus {
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     #[schemars(length(max = 16))]
     pub conditions: Vec<Condition>,
+    /// The node that holds the data; absent until one was chosen, and without a cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
     /// The engine's id of the timeline (32 hexadecimal digits); absent for a set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeline: Option<String>,

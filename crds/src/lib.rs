@@ -29,7 +29,7 @@ pub use bucket::{
     PathSource,
 };
 pub use duration::Duration;
-pub use fork::{BucketFork, ForkItem, ForkSource, ForkSpec, ForkStatus};
+pub use fork::{AccessMode, BucketFork, Claim, ForkItem, ForkSource, ForkSpec, ForkStatus};
 pub use lifetime::{Lifetime, Quota};
 pub use object::{Kind, Object, ObjectKey};
 pub use quantity::Bytes;

@@ -42,6 +42,11 @@ pub const LABEL_IMPORT: &str = "anabranch.dev/import";
 /// Label of a bucket's engine timeline: `true` when its Bucket is gone and the data was kept (`deletionPolicy: Retain`).
 pub const LABEL_RETAINED: &str = "anabranch.dev/retained";
 
+/// Label of a node, and key of a volume's topology: the name of the node that holds a volume's data.
+pub const TOPOLOGY_NODE: &str = "topology.csi.anabranch.dev/node";
+/// Prefix of the id of a volume; the engine's id of its timeline follows (32 hexadecimal digits).
+pub const VOLUME_ID_PREFIX: &str = "vol-";
+
 /// Namespace of an object whose manifest names none.
 pub const DEFAULT_NAMESPACE: &str = "default";
 

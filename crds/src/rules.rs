@@ -76,6 +76,14 @@ pub const BUCKET_SOURCE_IMMUTABLE: FieldRule = FieldRule {
     allowed: "the source as it was; to import something else, make another Bucket",
 };
 
+/// Data does not move between nodes.
+pub const BUCKET_NODE_IMMUTABLE: FieldRule = FieldRule {
+    scope: "spec",
+    cel: "has(self.node) == has(oldSelf.node) && (!has(self.node) || self.node == oldSelf.node)",
+    message: "node cannot be changed: the bucket's data is on the node that was chosen first",
+    allowed: "the node as it was; to use another node, make another Bucket",
+};
+
 /// An import has one source.
 pub const IMPORT_SOURCE_ONE_OF: FieldRule = FieldRule {
     scope: "spec.source",
@@ -114,6 +122,14 @@ pub const FORK_SOURCE_ONE_OF: FieldRule = FieldRule {
     cel: "[has(self.bucket), has(self.snapshot), has(self.fork)].exists_one(x, x)",
     message: "exactly one source is needed",
     allowed: "one of bucket: NAME, snapshot: NAME and fork: NAME",
+};
+
+/// What a fork holds is its namespace's own affair until somebody there takes a snapshot of it.
+pub const FORK_SOURCE_NAMESPACE: FieldRule = FieldRule {
+    scope: "spec.source",
+    cel: "!has(self.__namespace__) || has(self.bucket) || has(self.snapshot)",
+    message: "a fork of another namespace cannot be forked",
+    allowed: "namespace with bucket or snapshot; take a BucketSnapshot of the fork there, and fork that",
 };
 
 /// A fork stays one fork and a set stays a set: their timelines have other names.
@@ -160,6 +176,7 @@ pub const LIFETIME_TTL: FieldRule = FieldRule {
 pub const BUCKET: &[&FieldRule] = &[
     &BUCKET_NAME,
     &BUCKET_SOURCE_IMMUTABLE,
+    &BUCKET_NODE_IMMUTABLE,
     &IMPORT_SOURCE_ONE_OF,
 ];
 
@@ -181,6 +198,7 @@ pub const FORK: &[&FieldRule] = &[
     &FORK_SOURCE_IMMUTABLE,
     &FORK_COUNT_FORM,
     &FORK_SOURCE_ONE_OF,
+    &FORK_SOURCE_NAMESPACE,
     &AT_IS_A_TIME,
     &LIFETIME_ONE_OF,
     &LIFETIME_NO_EXPIRY,

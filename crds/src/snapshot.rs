@@ -21,6 +21,7 @@ use crate::time::{At, Epoch};
     category = "anabranch",
     namespaced,
     status = "SnapshotStatus",
+    selectable = ".status.node",
     derive = "PartialEq",
     doc = "A named, durable pin on the state of a bucket or a fork at one instant. It costs the same whatever there is, and never changes.",
     validation = &rules::SNAPSHOT_NAME,
@@ -37,6 +38,8 @@ use crate::time::{At, Epoch};
     printcolumn(name = "Expires", type_ = "string", json_path = ".status.summary.expires",
         description = "When its data is freed."),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "Node", type_ = "string", json_path = ".status.node", priority = 1,
+        description = "The node that holds the data."),
     printcolumn(name = "Taken", type_ = "string", json_path = ".status.time", priority = 1,
         description = "The instant that it holds."),
     printcolumn(name = "Epoch", type_ = "string", json_path = ".status.epoch", priority = 1,
@@ -93,6 +96,9 @@ pub struct SnapshotStatus {
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     #[schemars(length(max = 16))]
     pub conditions: Vec<Condition>,
+    /// The node that holds the data; absent until one was chosen, and without a cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
     /// Whether it can be forked and read.
     #[serde(default)]
     pub ready_to_use: bool,

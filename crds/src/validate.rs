@@ -140,6 +140,11 @@ impl Validate for Bucket {
             "source",
             old.spec.source == new.spec.source,
         );
+        checks.rule(
+            &rules::BUCKET_NODE_IMMUTABLE,
+            "node",
+            old.spec.node == new.spec.node,
+        );
         checks.0
     }
 }
@@ -192,6 +197,8 @@ impl Validate for BucketFork {
             source.fork.is_some(),
         ];
         checks.rule(&rules::FORK_SOURCE_ONE_OF, "", count(&said) == 1);
+        let of_its_own = source.namespace.is_none() || said[0] || said[1];
+        checks.rule(&rules::FORK_SOURCE_NAMESPACE, "namespace", of_its_own);
         checks.lifetime(&self.spec.lifetime);
         checks.0
     }

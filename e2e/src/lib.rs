@@ -7,6 +7,7 @@
 
 pub mod arena;
 pub mod binaries;
+pub mod cluster;
 pub mod play;
 pub mod program;
 

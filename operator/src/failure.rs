@@ -108,6 +108,17 @@ impl Failures {
         self.0.insert(key.clone(), failure);
     }
 
+    /// Only the failure of one object.
+    pub fn just(&self, key: &ObjectKey) -> Self {
+        Failures(
+            self.0
+                .get_key_value(key)
+                .map(|(key, failure)| (key.clone(), failure.clone()))
+                .into_iter()
+                .collect(),
+        )
+    }
+
     /// Notes that all actions of an object's plan were done.
     pub fn clear(&mut self, key: &ObjectKey) {
         self.0.remove(key);

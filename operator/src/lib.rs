@@ -37,14 +37,21 @@
 //! - An import may be started again after it was cut off, and then completes the same content.
 
 pub mod action;
+pub mod admission;
 pub mod bucket;
+pub mod claim;
+#[cfg(feature = "cluster")]
+pub mod cluster;
+pub mod decide;
 pub mod failure;
 pub mod fork;
+pub mod grants;
 pub mod id;
 pub mod lifetime;
 pub mod observed;
 pub mod owner;
 pub mod peers;
+pub mod placement;
 mod plan;
 pub mod snapshot;
 pub mod source;

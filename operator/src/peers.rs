@@ -37,6 +37,16 @@ impl Peers {
         )
     }
 
+    /// Takes in what an object is now.
+    pub fn set(&mut self, key: ObjectKey, peer: Peer) {
+        self.0.insert(key, peer);
+    }
+
+    /// Forgets an object.
+    pub fn remove(&mut self, key: &ObjectKey) {
+        self.0.remove(key);
+    }
+
     /// One object.
     pub fn get(&self, key: &ObjectKey) -> Option<&Peer> {
         self.0.get(key)

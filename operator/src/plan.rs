@@ -31,6 +31,9 @@ pub struct Options {
     pub mount_forks: bool,
     /// Name of the node; none without a cluster.
     pub node: Option<String>,
+    /// Whether deletion of what is protected was refused at admission already: what is being deleted all the same, because
+    /// its namespace is, must end.
+    pub admission: bool,
 }
 
 /// What to do for one object, and what to say of it.
@@ -92,6 +95,46 @@ pub fn plan(object: &Object, world: &World<'_>) -> Plan {
         next: draft.next,
         released: draft.released,
     }
+}
+
+/// Says a state of an object in the words that are the same for all kinds; the rest of the status stays.
+pub(crate) fn say(object: &mut Object, state: &State, now: Timestamp) {
+    let generation = object.metadata().generation;
+    let (conditions, observed, summary) = match object {
+        Object::Bucket(object) => {
+            let status = object.status.get_or_insert_default();
+            (
+                &mut status.conditions,
+                &mut status.observed_generation,
+                &mut status.summary,
+            )
+        }
+        Object::Snapshot(object) => {
+            let status = object.status.get_or_insert_default();
+            status.ready_to_use &= state.is_ready();
+            (
+                &mut status.conditions,
+                &mut status.observed_generation,
+                &mut status.summary,
+            )
+        }
+        Object::Fork(object) => {
+            let status = object.status.get_or_insert_default();
+            if !state.is_ready() {
+                status.ready_count = 0;
+            }
+            (
+                &mut status.conditions,
+                &mut status.observed_generation,
+                &mut status.summary,
+            )
+        }
+    };
+    state.write(conditions, generation, second(now));
+    *observed = generation;
+    let summary = summary.get_or_insert_default();
+    summary.state = Some(state.word().to_owned());
+    summary.message = Some(state.message().to_owned()).filter(|message| !message.is_empty());
 }
 
 /// A plan without its status.

@@ -1,7 +1,7 @@
 //! From a source as people write it to a point in the engine, or to what is awaited.
 
 use crds::conditions::{Reason, State};
-use crds::{At, ForkSource, Kind, ObjectKey, SnapshotSource, names};
+use crds::{At, ForkSource, Kind, Object, ObjectKey, SnapshotSource, names};
 
 use crate::action::Point;
 use crate::id::Id;
@@ -12,18 +12,25 @@ use crate::plan::{Draft, Wait, World};
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Source<'a> {
     kind: Kind,
+    /// None for that of the object.
+    namespace: Option<&'a str>,
     name: &'a str,
     at: Option<&'a At>,
 }
 
 impl<'a> Source<'a> {
     /// The first source that is named; validation has made sure that it is the only one.
-    fn first(named: [(Kind, &'a Option<String>); 3], at: &'a Option<At>) -> Option<Self> {
+    fn first(
+        named: [(Kind, &'a Option<String>); 3],
+        namespace: Option<&'a str>,
+        at: &'a Option<At>,
+    ) -> Option<Self> {
         let (kind, name) = named
             .into_iter()
             .find_map(|(kind, name)| Some((kind, name.as_deref()?)))?;
         Some(Source {
             kind,
+            namespace,
             name,
             at: at.as_ref(),
         })
@@ -35,7 +42,7 @@ impl<'a> Source<'a> {
             (Kind::Fork, &source.fork),
             (Kind::Snapshot, &None),
         ];
-        Source::first(named, &source.at)
+        Source::first(named, None, &source.at)
     }
 
     pub(crate) fn of_fork(source: &'a ForkSource) -> Option<Self> {
@@ -44,8 +51,27 @@ impl<'a> Source<'a> {
             (Kind::Snapshot, &source.snapshot),
             (Kind::Fork, &source.fork),
         ];
-        Source::first(named, &source.at)
+        Source::first(named, source.namespace.as_deref(), &source.at)
     }
+
+    /// The object that the source is, seen from an object.
+    pub(crate) fn key(&self, object: &ObjectKey) -> ObjectKey {
+        ObjectKey::new(
+            self.kind,
+            self.namespace.unwrap_or(&object.namespace),
+            self.name,
+        )
+    }
+}
+
+/// The object that an object is made from; none for a bucket.
+pub fn key_of(object: &Object, key: &ObjectKey) -> Option<ObjectKey> {
+    let source = match object {
+        Object::Bucket(_) => None,
+        Object::Snapshot(object) => Source::of_snapshot(&object.spec.source),
+        Object::Fork(object) => Source::of_fork(&object.spec.source),
+    };
+    Some(source?.key(key))
 }
 
 /// Finds the point of a source for an object; without one, the draft says what is awaited or wrong.
@@ -65,7 +91,8 @@ pub(crate) fn resolve(
         );
         return None;
     }
-    let name = engine_name(source.kind, &object.namespace, source.name, None);
+    let key = source.key(object);
+    let name = engine_name(key.kind, &key.namespace, &key.name, None);
     let found = match source.kind {
         Kind::Snapshot => world
             .observed
@@ -85,8 +112,7 @@ pub(crate) fn resolve(
         .get(names::LABEL_IMPORT)
         .is_some_and(|import| import != "complete")
     {
-        let on = ObjectKey::new(source.kind, &object.namespace, source.name);
-        wait(draft, on, "is still importing its source", world);
+        wait(draft, key, "is still importing its source", world);
         return None;
     }
     match (timeline, source.at) {
@@ -119,7 +145,7 @@ fn of_snapshot_at(id: Id, at: &At, world: &World<'_>, draft: &mut Draft) -> Opti
 
 /// Says why a source is not in the store.
 fn missing(source: &Source<'_>, object: &ObjectKey, world: &World<'_>, draft: &mut Draft) {
-    let direct = ObjectKey::new(source.kind, &object.namespace, source.name);
+    let direct = source.key(object);
     if source.kind == Kind::Fork {
         if let Some(cycle) = cycle(source.name, object, world) {
             draft.state = State::Stalled(

@@ -39,7 +39,10 @@ pub fn definitions() -> Result<Vec<CustomResourceDefinition>, serde_json::Error>
 /// - `nullable`, because with it a `null` counts as present in CEL's `has()`; without it the API server drops the `null`;
 /// - integer formats that Kubernetes does not know;
 /// - line breaks of our sources in descriptions;
-/// - rules in the status, which repeats parts of the spec and is not written by people.
+/// - rules in the status, which repeats parts of the spec and is not written by people;
+///
+/// and with a default for `status.observedGeneration` that no generation has: an object that nobody has looked at yet has no
+/// conditions, which kstatus would read as finished.
 fn tidy(crd: CustomResourceDefinition) -> Result<CustomResourceDefinition, serde_json::Error> {
     let mut value = serde_json::to_value(crd)?;
     tidy_value(&mut value);
@@ -48,7 +51,10 @@ fn tidy(crd: CustomResourceDefinition) -> Result<CustomResourceDefinition, serde
         .into_iter()
         .flatten()
     {
-        drop_rules(&mut version["schema"]["openAPIV3Schema"]["properties"]["status"]);
+        let status = &mut version["schema"]["openAPIV3Schema"]["properties"]["status"];
+        drop_rules(status);
+        status["default"] = serde_json::json!({});
+        status["properties"]["observedGeneration"]["default"] = (-1).into();
     }
     serde_json::from_value(value)
 }

@@ -113,7 +113,7 @@ fn every_slip_names_its_field_and_what_is_allowed() {
             "line 6",
             "spec.sorce",
             "is source meant?",
-            "allowed: count, lifetime",
+            "allowed: claim, count, lifetime",
         ],
     );
     refused(

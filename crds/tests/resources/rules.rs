@@ -276,6 +276,20 @@ fn each_rule_refuses_what_it_should_and_nothing_else() {
             None,
         ),
         (
+            &rules::BUCKET_NODE_IMMUTABLE,
+            "Bucket",
+            ("b", json!({"node": "n"})),
+            ("b", json!({"node": "m"})),
+            Some(json!({"node": "n"})),
+        ),
+        (
+            &rules::FORK_SOURCE_NAMESPACE,
+            "BucketFork",
+            ("f", fork(json!({"bucket": "b", "namespace": "d"}), None)),
+            ("f", fork(json!({"fork": "g", "namespace": "d"}), None)),
+            None,
+        ),
+        (
             &rules::FORK_COUNT_FORM,
             "BucketFork",
             ("f", fork(of.clone(), Some(3))),

@@ -29,6 +29,8 @@ pub(super) struct Imports {
     engine: Engine,
     wake: Arc<dyn Fn() + Send + Sync>,
     jobs: Mutex<BTreeMap<Id, Arc<Job>>>,
+    /// The directories below which sources may lie, in a cluster; without a cluster, whoever runs us may read what they may.
+    pub roots: Option<Vec<PathBuf>>,
 }
 
 struct Job {
@@ -79,6 +81,7 @@ impl Imports {
             engine,
             wake,
             jobs: Mutex::default(),
+            roots: None,
         }
     }
 
@@ -94,6 +97,10 @@ impl Imports {
         let path = match (&source.directory, &source.tar) {
             (Some(place), _) | (None, Some(place)) => PathBuf::from(&place.path),
             (None, None) => return Err(Failure::usage("the source is empty")),
+        };
+        let path = match &self.roots {
+            Some(roots) => super::roots::resolve(roots, &path)?,
+            None => path,
         };
         let meta = std::fs::metadata(&path).map_err(|e| {
             Failure::new(
@@ -224,6 +231,9 @@ impl Imports {
 /// What helps against the failure of an import: what time may help is tried again soon, so that a source that
 /// appears later is found.
 pub(super) fn kind_of(failure: &Failure) -> FailureKind {
+    if failure.reason == super::roots::REFUSED {
+        return FailureKind::Import;
+    }
     use ErrorKind as E;
     let Some(kind) = E::named(&failure.reason) else {
         return FailureKind::Retry;

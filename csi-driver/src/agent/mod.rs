@@ -8,8 +8,12 @@ mod act;
 pub mod get;
 mod import;
 pub mod labels;
+mod look;
+#[cfg(feature = "cluster")]
+pub mod node;
 pub mod objects;
 mod observe;
 mod reconcile;
+mod roots;
 
 pub use reconcile::{Agent, Pass};

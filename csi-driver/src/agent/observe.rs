@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use operator::observed::{Import, Mount, Observed, Origin, Snapshot, Timeline};
 use operator::{Id, Settings};
-use storage_engine::{Engine, TimelineId};
+use storage_engine::{Engine, SnapshotInfo, TimelineId, TimelineInfo};
 
 use crate::owner::{Host, Outcome};
 
@@ -22,57 +22,69 @@ pub(super) fn observe(
         ..Observed::default()
     };
     for info in engine.timelines() {
-        let id = Id(info.id.0);
-        for path in host.mounts(info.id) {
-            observed.mounts.push(Mount {
-                target: id,
-                path: path.display().to_string(),
-                read_only: info.settings.read_only,
-                pod: None,
-            });
-        }
-        let origin = info.origins.first().map(|origin| Origin {
-            parent: Id(origin.parent.0),
-            cutoff: crds::Epoch(origin.cutoff.0),
-            snapshot: origin.snapshot.map(|id| Id(id.0)),
-        });
-        let timeline = Timeline {
-            id,
-            name: info.name,
-            created: crds::Epoch(info.created.0),
-            origin,
-            usage: if usage {
-                measure(engine, host, info.id)
-            } else {
-                None
-            },
-            settings: Settings {
-                read_only: info.settings.read_only,
-                protected: info.settings.protected,
-                quota_bytes: info.settings.quota.bytes,
-                quota_inodes: info.settings.quota.inodes,
-                retain: info.settings.retain,
-                labels: info.settings.labels,
-            },
-        };
-        observed.timelines.insert(id, timeline);
+        let measured = |id| usage.then(|| measure(engine, host, id)).flatten();
+        let (timeline, mounts) = timeline_seen(info, host, measured);
+        observed.mounts.extend(mounts);
+        observed.timelines.insert(timeline.id, timeline);
     }
     for info in engine.snapshots()? {
-        let id = Id(info.id.0);
-        let snapshot = Snapshot {
-            id,
-            name: info.name,
-            timeline: Id(info.timeline.0),
-            epoch: crds::Epoch(info.epoch.0),
-            created: crds::Epoch(info.created.0),
-            digest: info.digest,
-            bytes: info.logical_bytes,
-            inodes: info.inodes,
-            labels: info.labels,
-        };
-        observed.snapshots.insert(id, snapshot);
+        let snapshot = snapshot_seen(info);
+        observed.snapshots.insert(snapshot.id, snapshot);
     }
     Ok(observed)
+}
+
+/// A timeline as plans see it, and where it is mounted.
+pub(super) fn timeline_seen(
+    info: TimelineInfo,
+    host: &dyn Host,
+    measured: impl FnOnce(TimelineId) -> Option<crds::Usage>,
+) -> (Timeline, Vec<Mount>) {
+    let id = Id(info.id.0);
+    let paths = host.mounts(info.id).into_iter();
+    let mounts = paths.map(|path| Mount {
+        target: id,
+        path: path.display().to_string(),
+        read_only: info.settings.read_only,
+        pod: None,
+    });
+    let mounts = mounts.collect();
+    let origin = info.origins.first().map(|origin| Origin {
+        parent: Id(origin.parent.0),
+        cutoff: crds::Epoch(origin.cutoff.0),
+        snapshot: origin.snapshot.map(|id| Id(id.0)),
+    });
+    let timeline = Timeline {
+        id,
+        name: info.name,
+        created: crds::Epoch(info.created.0),
+        origin,
+        usage: measured(info.id),
+        settings: Settings {
+            read_only: info.settings.read_only,
+            protected: info.settings.protected,
+            quota_bytes: info.settings.quota.bytes,
+            quota_inodes: info.settings.quota.inodes,
+            retain: info.settings.retain,
+            labels: info.settings.labels,
+        },
+    };
+    (timeline, mounts)
+}
+
+/// A snapshot as plans see it.
+pub(super) fn snapshot_seen(info: SnapshotInfo) -> Snapshot {
+    Snapshot {
+        id: Id(info.id.0),
+        name: info.name,
+        timeline: Id(info.timeline.0),
+        epoch: crds::Epoch(info.epoch.0),
+        created: crds::Epoch(info.created.0),
+        digest: info.digest,
+        bytes: info.logical_bytes,
+        inodes: info.inodes,
+        labels: info.labels,
+    }
 }
 
 /// What is in a mount's cache only counts too; of one that cannot be synced, what is in the engine.

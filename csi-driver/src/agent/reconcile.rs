@@ -24,7 +24,7 @@ pub struct Agent {
     pub(super) engine: Engine,
     pub(super) host: Arc<dyn Host>,
     pub(super) imports: Imports,
-    failures: Mutex<Failures>,
+    pub(super) failures: Mutex<Failures>,
 }
 
 /// What a pass came to.
@@ -48,6 +48,13 @@ impl Agent {
             imports,
             failures: Mutex::default(),
         }
+    }
+
+    /// An agent that imports only what lies below one of these directories.
+    #[cfg(feature = "cluster")]
+    pub(super) fn importing_below(mut self, roots: Vec<std::path::PathBuf>) -> Self {
+        self.imports.roots = Some(roots);
+        self
     }
 
     /// The progress of the imports that are running.
@@ -250,7 +257,7 @@ fn wake(pass: &mut Pass, at: Option<Timestamp>) {
     }
 }
 
-fn sentence(failure: &crate::owner::Failure) -> String {
+pub(super) fn sentence(failure: &crate::owner::Failure) -> String {
     match &failure.next {
         Some(next) => format!("{}. {next}", failure.message),
         None => failure.message.clone(),

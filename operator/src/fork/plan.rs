@@ -18,7 +18,7 @@ pub(crate) fn plan(fork: &BucketFork, key: &ObjectKey, world: &World<'_>) -> Dra
     let items = Items::of(fork, key, world.observed);
     let protected = fork.spec.protected == Some(true);
     if fork.metadata.deletion_timestamp.is_some() {
-        return delete(protected, &items, world);
+        return delete(protected && !world.options.admission, &items, world);
     }
     let status = fork.status.as_ref();
     let created = items.found.values().map(|timeline| timeline.created).min();

@@ -1,0 +1,93 @@
+//! Where the programs are: in the cache that `e2e/setup cluster` fills, by version.
+
+use std::env;
+use std::path::{Path, PathBuf};
+
+use super::Failure;
+
+/// The module that Kubernetes is built from; its version stands there once.
+const MODULE: &str = include_str!("../../cluster/kubernetes/go.mod");
+
+/// The programs of a cluster.
+#[derive(Clone, Debug)]
+pub struct Tools {
+    /// `kube-apiserver`.
+    pub apiserver: PathBuf,
+    /// `kube-controller-manager`.
+    pub controllers: PathBuf,
+    /// `etcd`.
+    pub etcd: PathBuf,
+}
+
+impl Tools {
+    /// Finds them.
+    ///
+    /// # Errors
+    /// Says which one is missing, and what to do.
+    pub fn find() -> Result<Self, Failure> {
+        let cache = cache()?.join("tools");
+        let kubernetes = cache.join(format!("kubernetes-{}", version()?)).join("bin");
+        let tools = Tools {
+            apiserver: kubernetes.join("kube-apiserver"),
+            controllers: kubernetes.join("kube-controller-manager"),
+            etcd: cache.join("etcd/usr/bin/etcd"),
+        };
+        for tool in [&tools.apiserver, &tools.controllers, &tools.etcd] {
+            there(tool)?;
+        }
+        Ok(tools)
+    }
+}
+
+/// Why tests that need a cluster cannot run here; none when they can. In continuous integration that is a failure.
+///
+/// # Errors
+/// In continuous integration (`CI=true`), what is missing.
+pub fn missing(test: &str) -> Result<Option<String>, Failure> {
+    let Err(failure) = Tools::find() else {
+        return Ok(None);
+    };
+    let sentence = format!("not run: {test}: {failure}");
+    if env::var("CI").is_ok_and(|ci| ci == "true") {
+        return Err(sentence.into());
+    }
+    Ok(Some(sentence))
+}
+
+fn there(tool: &Path) -> Result<(), Failure> {
+    if tool.is_file() {
+        return Ok(());
+    }
+    Err(format!(
+        "{} is missing; `e2e/setup cluster` makes it",
+        tool.display()
+    )
+    .into())
+}
+
+/// The version of Kubernetes: `1.36.3`.
+fn version() -> Result<&'static str, Failure> {
+    MODULE
+        .lines()
+        .find_map(|line| {
+            line.trim_start_matches("require")
+                .trim()
+                .strip_prefix("k8s.io/kubernetes v")
+        })
+        .and_then(|rest| rest.split_whitespace().next())
+        .ok_or_else(|| "e2e/cluster/kubernetes/go.mod names no version".into())
+}
+
+fn cache() -> Result<PathBuf, Failure> {
+    if let Some(cache) = env::var_os("ANABRANCH_CACHE") {
+        return Ok(cache.into());
+    }
+    let base = match env::var_os("XDG_CACHE_HOME") {
+        Some(base) => PathBuf::from(base),
+        None => {
+            PathBuf::from(env::var_os("HOME").ok_or("there is neither ANABRANCH_CACHE nor HOME")?)
+                .join(".cache")
+        }
+    };
+    Ok(base.join("anabranch"))
+}

@@ -1,0 +1,149 @@
+//! The operator of a cluster: places, expires, protects, makes claims. Opens no store.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use operator::cluster::controller::{self, Settings};
+use operator::cluster::http::{self, Health};
+use operator::cluster::metrics::Metrics;
+use operator::cluster::write::Writer;
+use tracing_subscriber::EnvFilter;
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "anabranch-operator",
+    version,
+    about = "The operator of Anabranch in a Kubernetes cluster."
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+    /// Namespace of the operator: of its leader lease, and of the leases of the node agents.
+    #[arg(long, env = "POD_NAMESPACE", default_value = "anabranch-system")]
+    namespace: String,
+    /// Who this is in the leader lease: the name of the pod.
+    #[arg(long, env = "POD_NAME")]
+    identity: Option<String>,
+    /// How long a leader lease lasts without a renewal, in seconds.
+    #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u64).range(3..=3600))]
+    lease_seconds: u64,
+    /// How long the deletion of an object waits for a node that does not answer, in seconds.
+    #[arg(long, default_value_t = 600)]
+    silent_node_seconds: u64,
+    /// Address of /metrics, /healthz and /readyz.
+    #[arg(long, default_value = "0.0.0.0:8080")]
+    listen: std::net::SocketAddr,
+    /// Form of the log.
+    #[arg(long, value_enum, default_value_t = LogFormat::Json)]
+    log_format: LogFormat,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum LogFormat {
+    Json,
+    Text,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Takes our finalizer off every object, so that nothing is left stuck after an uninstall. The data stays on the nodes.
+    Uninstall,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let filter =
+        EnvFilter::try_from_env("ANABRANCH_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    match arguments.log_format {
+        LogFormat::Json => log.json().init(),
+        LogFormat::Text => log.init(),
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(failure) => return failed("cannot start", &failure),
+    };
+    let code = runtime.block_on(run(arguments));
+    // Watches never end by themselves.
+    runtime.shutdown_background();
+    code
+}
+
+async fn run(arguments: Arguments) -> ExitCode {
+    let client = match kube::Client::try_default().await {
+        Ok(client) => client,
+        Err(failure) => return failed("cannot reach the API server", &failure),
+    };
+    if let Some(Command::Uninstall) = arguments.command {
+        return uninstall(client).await;
+    }
+    let listener = match tokio::net::TcpListener::bind(arguments.listen).await {
+        Ok(listener) => listener,
+        Err(failure) => return failed("cannot listen for /metrics", &failure),
+    };
+    let identity = arguments
+        .identity
+        .unwrap_or_else(|| format!("anabranch-operator-{}", std::process::id()));
+    let settings = Settings {
+        namespace: arguments.namespace,
+        lease: "anabranch-operator".to_owned(),
+        identity,
+        lease_lasts: Duration::from_secs(arguments.lease_seconds),
+        patience: Duration::from_secs(arguments.silent_node_seconds),
+    };
+    let (metrics, health) = (Metrics::new("operator"), Arc::new(Health::default()));
+    tokio::spawn(http::serve(listener, health.clone(), metrics.clone()));
+    let (stop, end) = tokio::sync::watch::channel(false);
+    let asked = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let told = asked.clone();
+    tokio::spawn(async move {
+        wait_for_signal().await;
+        told.store(true, std::sync::atomic::Ordering::Relaxed);
+        stop.send_replace(true);
+    });
+    controller::run(client, settings, metrics, health, end).await;
+    if asked.load(std::sync::atomic::Ordering::Relaxed) {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+async fn wait_for_signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+    match (
+        signal(SignalKind::terminate()),
+        signal(SignalKind::interrupt()),
+    ) {
+        (Ok(mut terminate), Ok(mut interrupt)) => {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        }
+        // Without a handler a signal ends the process, and another operator takes over.
+        _ => std::future::pending().await,
+    }
+}
+
+async fn uninstall(client: kube::Client) -> ExitCode {
+    match operator::cluster::uninstall::release_all(&Writer::new(client)).await {
+        Ok(released) => {
+            tracing::info!(released, "took the finalizer off every object");
+            ExitCode::SUCCESS
+        }
+        Err(failure) => failed("cannot take the finalizers off", &failure),
+    }
+}
+
+fn failed(what: &str, failure: &dyn std::error::Error) -> ExitCode {
+    tracing::error!(failure = %failure, "{what}");
+    ExitCode::FAILURE
+}

@@ -1,0 +1,82 @@
+//! Events: what a person must know of an object, told once when it begins.
+
+use crds::conditions::State;
+use crds::{Object, names};
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::Client;
+use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+
+/// Longest note that the API server takes.
+const NOTE_MAX: usize = 1000;
+
+/// Tells events.
+#[derive(Clone)]
+pub struct Events {
+    recorder: Recorder,
+}
+
+impl Events {
+    /// Events of a component (`anabranch-operator`, `anabranch-node`) in an instance: the name of the pod.
+    pub fn new(client: Client, component: &str, instance: &str) -> Self {
+        let reporter = Reporter {
+            controller: component.to_owned(),
+            instance: Some(instance.to_owned()),
+        };
+        Events {
+            recorder: Recorder::new(client, reporter),
+        }
+    }
+
+    /// Tells that an object came into another state than before. What is only on its way, or as it
+    /// should be, is not told: it stands in the status, and a burst of forks would be a burst of events.
+    pub async fn state(&self, before: &Object, state: &State) {
+        let known = crate::decide::conditions(before).iter().any(|condition| {
+            condition.reason == state.reason().as_str()
+                && condition.observed_generation == before.metadata().generation
+        });
+        let type_ = match state {
+            _ if known => return,
+            State::Expired(..) => EventType::Normal,
+            State::Stalled(..) => EventType::Warning,
+            State::Reconciling(
+                crds::conditions::Reason::WaitingForNode | crds::conditions::Reason::InUse,
+                _,
+            ) => EventType::Warning,
+            State::Ready(..) | State::Reconciling(..) => return,
+        };
+        self.tell(before, type_, state.word(), "Reconcile", state.message())
+            .await;
+    }
+
+    /// Tells one event.
+    pub async fn tell(
+        &self,
+        object: &Object,
+        type_: EventType,
+        reason: &str,
+        action: &str,
+        note: &str,
+    ) {
+        let metadata = object.metadata();
+        let reference = ObjectReference {
+            api_version: Some(names::API_VERSION.to_owned()),
+            kind: Some(object.kind().as_str().to_owned()),
+            name: metadata.name.clone(),
+            namespace: metadata.namespace.clone(),
+            uid: metadata.uid.clone(),
+            ..ObjectReference::default()
+        };
+        let note: String = note.chars().take(NOTE_MAX).collect();
+        let event = Event {
+            type_,
+            reason: reason.to_owned(),
+            note: Some(note).filter(|note| !note.is_empty()),
+            action: action.to_owned(),
+            secondary: None,
+        };
+        // An event is a courtesy: nothing waits for it. Into a namespace that is going away none can be told.
+        if let Err(failure) = self.recorder.publish(&event, &reference).await {
+            tracing::debug!(%failure, object = %object.key(), reason, "cannot tell an event");
+        }
+    }
+}

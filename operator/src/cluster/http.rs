@@ -1,0 +1,88 @@
+//! `/metrics`, `/healthz` (the process works) and `/readyz` (it has read the cluster), over plain HTTP.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use http_body_util::{Empty, Full};
+use hyper::body::{Bytes, Incoming};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+
+use super::metrics::Metrics;
+
+/// Most connections at a time: scrapers and probes need a handful.
+const MOST_CONNECTIONS: usize = 64;
+/// Longest wait for a request on a connection.
+const READ_WAIT: Duration = Duration::from_secs(10);
+
+/// What the endpoints say.
+#[derive(Default)]
+pub struct Health {
+    /// Whether everything was read once.
+    pub ready: AtomicBool,
+}
+
+/// Answers until the process ends.
+pub async fn serve(listener: TcpListener, health: Arc<Health>, metrics: Arc<Metrics>) {
+    let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+    loop {
+        let Ok(place) = places.clone().acquire_owned().await else {
+            return;
+        };
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(failure) => {
+                tracing::warn!(%failure, "cannot accept a connection for metrics");
+                tokio::time::sleep(Duration::from_millis(200)).await;
+                continue;
+            }
+        };
+        let (health, metrics) = (health.clone(), metrics.clone());
+        tokio::spawn(async move {
+            let service = service_fn(|request| {
+                let answer = answer(&request, &health, &metrics);
+                async move { Ok::<_, Infallible>(answer) }
+            });
+            // What goes wrong on a connection is the other side's affair.
+            let _ = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(READ_WAIT)
+                .keep_alive(false)
+                .serve_connection(TokioIo::new(stream), service)
+                .await;
+            drop(place);
+        });
+    }
+}
+
+fn answer(
+    request: &Request<Incoming>,
+    health: &Health,
+    metrics: &Metrics,
+) -> Response<http_body_util::Either<Full<Bytes>, Empty<Bytes>>> {
+    let text = |status, text: String| {
+        let mut response =
+            Response::new(http_body_util::Either::Left(Full::new(Bytes::from(text))));
+        *response.status_mut() = status;
+        response
+    };
+    if request.method() != Method::GET {
+        return text(StatusCode::METHOD_NOT_ALLOWED, String::new());
+    }
+    match request.uri().path() {
+        "/healthz" => text(StatusCode::OK, "ok\n".into()),
+        "/readyz" if health.ready.load(Ordering::Relaxed) => text(StatusCode::OK, "ok\n".into()),
+        "/readyz" => text(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the objects of the cluster were not read yet\n".into(),
+        ),
+        "/metrics" => text(StatusCode::OK, metrics.text()),
+        _ => text(StatusCode::NOT_FOUND, String::new()),
+    }
+}

@@ -1,0 +1,103 @@
+//! Metrics, in Prometheus' text format.
+//!
+//! | metric | unit | labels | stability |
+//! |---|---|---|---|
+//! | `anabranch_<component>_looks_total` | looks at an object | `kind`, `result`: `ok`, `gone`, `conflict`, `refused`, `unavailable`, `store` | stable |
+//! | `anabranch_<component>_look_duration_seconds` | seconds | `kind` | stable |
+//! | `anabranch_<component>_queue_depth` | objects due or being looked at | | stable |
+//! | `anabranch_<component>_objects` | objects followed | | stable |
+//! | `anabranch_<component>_leader` | 1 while it leads | | stable (operator) |
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
+use std::time::Duration;
+
+use crds::Kind;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+
+/// The metrics of one component, `operator` or `node`.
+pub struct Metrics {
+    registry: Registry,
+    looks: Family<[(&'static str, &'static str); 2], Counter>,
+    durations: Family<[(&'static str, &'static str); 1], Histogram>,
+    /// Objects due or being looked at.
+    pub queue_depth: Gauge<i64, AtomicI64>,
+    /// Objects followed.
+    pub objects: Gauge<i64, AtomicI64>,
+    /// 1 while this process leads.
+    pub leader: Gauge<i64, AtomicI64>,
+}
+
+impl Metrics {
+    /// Fresh metrics.
+    pub fn new(component: &str) -> Arc<Self> {
+        let mut registry = Registry::with_prefix(format!("anabranch_{component}"));
+        let metrics = Metrics {
+            looks: Family::default(),
+            // From 1 ms to 16 s.
+            durations: Family::new_with_constructor(|| {
+                Histogram::new(exponential_buckets(0.001, 2.0, 15))
+            }),
+            queue_depth: Gauge::default(),
+            objects: Gauge::default(),
+            leader: Gauge::default(),
+            registry: Registry::default(),
+        };
+        registry.register("looks", "Looks at an object", metrics.looks.clone());
+        registry.register(
+            "look_duration_seconds",
+            "How long a look at an object takes",
+            metrics.durations.clone(),
+        );
+        registry.register(
+            "queue_depth",
+            "Objects due or being looked at",
+            metrics.queue_depth.clone(),
+        );
+        registry.register("objects", "Objects followed", metrics.objects.clone());
+        registry.register(
+            "leader",
+            "1 while this process leads",
+            metrics.leader.clone(),
+        );
+        Arc::new(Metrics {
+            registry,
+            ..metrics
+        })
+    }
+
+    /// Notes a look at an object.
+    pub fn looked(&self, kind: Kind, result: &'static str, took: Duration) {
+        self.looks
+            .get_or_create(&[("kind", kind.as_str()), ("result", result)])
+            .inc();
+        self.durations
+            .get_or_create(&[("kind", kind.as_str())])
+            .observe(took.as_secs_f64());
+    }
+
+    /// How many looks at objects of all kinds ended like this.
+    pub fn looks(&self, result: &'static str) -> u64 {
+        Kind::ALL
+            .iter()
+            .map(|kind| {
+                self.looks
+                    .get_or_create(&[("kind", kind.as_str()), ("result", result)])
+                    .get()
+            })
+            .sum()
+    }
+
+    /// All of them as text.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        // Writing into a text does not fail.
+        let _ = encode(&mut text, &self.registry);
+        text
+    }
+}

@@ -1,0 +1,12 @@
+//! The operator against a real API server. Agents of nodes are played by the tests: they renew leases and write statuses.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    missing_docs,
+    dead_code
+)]
+
+mod election;
+mod placing;
+mod support;
