@@ -1,4 +1,6 @@
-//! What the API server refuses by itself beyond the rules in the definitions: a ValidatingAdmissionPolicy.
+//! What is installed beside the definitions of the kinds: what the API server refuses by itself, and who may do what.
 
-/// The policy and its binding, as the chart installs them.
+/// The ValidatingAdmissionPolicy and its binding: what rules in the definitions cannot say.
 pub const POLICY: &str = include_str!("../admission.yaml");
+/// The accounts of the operator and the node agents, with their roles.
+pub const ROLES: &str = include_str!("../rbac.yaml");

@@ -8,6 +8,7 @@ mod act;
 pub mod get;
 mod import;
 pub mod labels;
+#[cfg(feature = "cluster")]
 mod look;
 #[cfg(feature = "cluster")]
 pub mod node;

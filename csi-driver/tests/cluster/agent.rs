@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use e2e::cluster::{Cluster, free_port};
 
-use crate::support::SYSTEM;
+use crate::support::{NODE, SYSTEM};
 
 /// A running agent. Killed when it is dropped.
 pub struct Agent {
@@ -43,7 +43,7 @@ impl Agent {
             .arg("--data")
             .arg(place.join(node))
             .args(["--listen", &format!("127.0.0.1:{port}")])
-            .env("KUBECONFIG", cluster.kubeconfig())
+            .env("KUBECONFIG", cluster.kubeconfig_of(NODE).unwrap())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(file);

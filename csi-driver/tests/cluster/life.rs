@@ -53,7 +53,7 @@ async fn objects_are_made_changed_and_freed_with_restarts_in_the_middle() {
     let source = place.path().join("source");
     std::fs::create_dir_all(source.join("dir")).unwrap();
     std::fs::write(source.join("dir/file"), vec![7; 100_000]).unwrap();
-    let operator = Running::start(f.client.clone(), "one");
+    let operator = Running::start(&f.cluster, "one");
     f.namespace("team").await;
     f.node("n1").await;
     let mut agent = Agent::start(&f.cluster, "n1", place.path(), &[&source]);
@@ -236,7 +236,7 @@ async fn objects_are_made_changed_and_freed_with_restarts_in_the_middle() {
         "BucketFork",
         "team",
         "set",
-        json!({"source": {"bucket": "base"}, "count": 1, "lifetime": {"noExpiry": true}}),
+        json!({"source": {"bucket": "base"}, "count": 1, "protected": true, "lifetime": {"noExpiry": true}}),
     )
     .await;
     let again = f.reason(&set, "Available").await;
@@ -245,7 +245,7 @@ async fn objects_are_made_changed_and_freed_with_restarts_in_the_middle() {
         first
     );
 
-    // The parent before the children, and then the namespace with all that is in it.
+    // The parent before the children, and then the namespace with all that is in it, the protected set too.
     f.delete(&base).await.unwrap();
     f.gone(&base).await;
     assert!(f.read(&set).await.is_some());

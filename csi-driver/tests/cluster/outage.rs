@@ -19,7 +19,7 @@ async fn everything_goes_on_after_an_outage() {
         .await
         .unwrap();
     let place = tempfile::tempdir().unwrap();
-    let operator = Running::with_patience(f.client.clone(), "one", Duration::from_secs(1));
+    let operator = Running::with_patience(&f.cluster, "one", Duration::from_secs(1));
     f.namespace("team").await;
     f.node("n1").await;
     let mut agent = Agent::start(&f.cluster, "n1", place.path(), &[]);
@@ -34,7 +34,7 @@ async fn everything_goes_on_after_an_outage() {
     let ended = tokio::time::timeout(Duration::from_secs(60), operator.ended()).await;
     assert!(ended.is_ok(), "the operator goes on without an API server");
     f.cluster.start_apiserver().await.unwrap();
-    let operator = Running::with_patience(f.client.clone(), "two", Duration::from_secs(1));
+    let operator = Running::with_patience(&f.cluster, "two", Duration::from_secs(1));
     for n in 0..20 {
         f.ours(
             "BucketFork",

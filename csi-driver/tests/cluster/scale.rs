@@ -119,7 +119,7 @@ async fn forks_are_ready_at_once_and_thousands_cost_nothing_while_nothing_change
         return;
     };
     let place = tempfile::tempdir().unwrap();
-    let operator = Running::start(f.client.clone(), "one");
+    let operator = Running::start(&f.cluster, "one");
     f.namespace("team").await;
     f.node("n1").await;
     let mut agent = Agent::start(&f.cluster, "n1", place.path(), &[]);

@@ -75,8 +75,7 @@ impl Cluster {
             folder,
             _sweep: sweep,
         };
-        let text = cluster.pki.kubeconfig(&format!("https://127.0.0.1:{port}"));
-        fs::write(cluster.kubeconfig(), text)?;
+        fs::write(cluster.kubeconfig(), pki_config(&cluster, None))?;
         cluster.start_apiserver().await?;
         if parts.controllers {
             cluster.start_controllers()?;
@@ -89,9 +88,7 @@ impl Cluster {
     /// # Errors
     /// When no client can be made.
     pub fn admin(&self) -> Result<kube::Client, Failure> {
-        Ok(kube::Client::try_from(
-            self.config("admin", &["system:masters"])?,
-        )?)
+        Ok(kube::Client::try_from(self.config("admin")?)?)
     }
 
     /// A client of a user, with the groups that the API server would give it; a service account is
@@ -100,11 +97,11 @@ impl Cluster {
     /// # Errors
     /// When no client can be made.
     pub fn client(&self, user: &str) -> Result<kube::Client, Failure> {
-        Ok(kube::Client::try_from(self.config(user, &[])?)?)
+        Ok(kube::Client::try_from(self.config(user)?)?)
     }
 
     /// The configuration of a client: the administrator, who speaks for the user.
-    fn config(&self, user: &str, groups: &[&str]) -> Result<kube::Config, Failure> {
+    fn config(&self, user: &str) -> Result<kube::Config, Failure> {
         let mut config = kube::Config::new(format!("https://127.0.0.1:{}", self.port).parse()?);
         config.root_cert = Some(vec![self.pki.ca_der.clone()]);
         config.read_timeout = Some(Duration::from_secs(300));
@@ -114,12 +111,7 @@ impl Cluster {
         };
         if user != "admin" {
             auth.impersonate = Some(user.to_owned());
-            let mut all: Vec<String> = groups.iter().map(|group| (*group).to_owned()).collect();
-            all.push("system:authenticated".to_owned());
-            if user.starts_with("system:serviceaccount:") {
-                all.push("system:serviceaccounts".to_owned());
-            }
-            auth.impersonate_groups = Some(all);
+            auth.impersonate_groups = Some(pki::groups(user));
         }
         config.auth_info = auth;
         Ok(config)
@@ -128,6 +120,18 @@ impl Cluster {
     /// Path of a kubeconfig of the administrator, for programs.
     pub fn kubeconfig(&self) -> PathBuf {
         self.folder.join("admin.kubeconfig")
+    }
+
+    /// Path of a kubeconfig that speaks for a user, for programs.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn kubeconfig_of(&self, user: &str) -> Result<PathBuf, Failure> {
+        let path = self
+            .folder
+            .join(format!("{}.kubeconfig", user.replace(':', ".")));
+        fs::write(&path, pki_config(self, Some(user)))?;
+        Ok(path)
     }
 
     /// Kills the API server without warning.
@@ -225,6 +229,11 @@ impl Cluster {
     pub fn parts(&self) -> Parts {
         self.parts
     }
+}
+
+fn pki_config(cluster: &Cluster, user: Option<&str>) -> String {
+    let server = format!("https://127.0.0.1:{}", cluster.port);
+    cluster.pki.kubeconfig(&server, user)
 }
 
 fn start_etcd(tools: &Tools, folder: &Path, port: u16, peer_port: u16) -> Result<Guarded, Failure> {

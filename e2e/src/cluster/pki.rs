@@ -65,17 +65,30 @@ impl Pki {
         })
     }
 
-    /// A kubeconfig of the administrator.
-    pub(super) fn kubeconfig(&self, server: &str) -> String {
+    /// A kubeconfig of the administrator, speaking for a user where one is named.
+    pub(super) fn kubeconfig(&self, server: &str, user: Option<&str>) -> String {
+        let speaks_for = match user {
+            Some(user) => format!(", as: {user:?}, as-groups: {:?}", groups(user)),
+            None => String::new(),
+        };
         format!(
             "apiVersion: v1\nkind: Config\ncurrent-context: test\n\
              clusters: [{{name: test, cluster: {{server: {server:?}, certificate-authority: {:?}}}}}]\n\
-             users: [{{name: admin, user: {{token: {:?}}}}}]\n\
+             users: [{{name: admin, user: {{token: {:?}{speaks_for}}}}}]\n\
              contexts: [{{name: test, context: {{cluster: test, user: admin}}}}]\n",
             self.ca_file.display().to_string(),
             self.admin_token,
         )
     }
+}
+
+/// The groups that the API server gives a user by itself.
+pub(super) fn groups(user: &str) -> Vec<String> {
+    let account = user.starts_with("system:serviceaccount:");
+    let groups = ["system:authenticated"]
+        .into_iter()
+        .chain(account.then_some("system:serviceaccounts"));
+    groups.map(str::to_owned).collect()
 }
 
 fn secret(folder: &Path, name: &str, text: &str) -> Result<PathBuf, Failure> {

@@ -14,12 +14,12 @@ async fn one_operator_leads_and_another_takes_over_after_its_end_or_its_death() 
     f.node("one").await;
     let _beating = f.beating("one");
     f.namespace("team").await;
-    let first = Running::start(f.client.clone(), "first");
+    let first = Running::start(&f.cluster, "first");
     f.eventually("the first leads", async |_: &Fixture| {
         first.leads().then_some(())
     })
     .await;
-    let second = Running::start(f.client.clone(), "second");
+    let second = Running::start(&f.cluster, "second");
     f.ours("Bucket", "team", "a", json!({})).await;
     f.placed(&key(Kind::Bucket, "team", "a")).await;
     assert!(!second.leads());
@@ -33,7 +33,7 @@ async fn one_operator_leads_and_another_takes_over_after_its_end_or_its_death() 
     f.placed(&key(Kind::Bucket, "team", "b")).await;
     // Killed, its lease has to run out.
     second.kill();
-    let third = Running::start(f.client.clone(), "third");
+    let third = Running::start(&f.cluster, "third");
     f.eventually("the third leads", async |_: &Fixture| {
         third.leads().then_some(())
     })
@@ -48,7 +48,7 @@ async fn one_operator_leads_and_another_takes_over_after_its_end_or_its_death() 
     })
     .await;
     f.cluster.start_apiserver().await.unwrap();
-    let fourth = Running::start(f.client.clone(), "fourth");
+    let fourth = Running::start(&f.cluster, "fourth");
     f.eventually("the fourth leads", async |_: &Fixture| {
         fourth.leads().then_some(())
     })

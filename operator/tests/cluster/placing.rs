@@ -16,7 +16,7 @@ async fn data_is_made_beside_what_it_is_made_from_and_ends_with_its_node() {
     let Some(f) = fixture("placing", Parts::default()).await else {
         return;
     };
-    let operator = Running::with_patience(f.client.clone(), "one", Duration::from_secs(1));
+    let operator = Running::with_patience(&f.cluster, "one", Duration::from_secs(1));
     f.namespace("team").await;
     let (base, snapshot, fork) = (
         key(Kind::Bucket, "team", "base"),
@@ -139,7 +139,7 @@ async fn another_namespace_is_forked_only_with_its_consent() {
         return;
     };
     f.apply_yaml(include_str!("referencegrants.yaml")).await;
-    let operator = Running::start(f.client.clone(), "one");
+    let operator = Running::start(&f.cluster, "one");
     f.node("one").await;
     let _beating = f.beating("one");
     f.namespace("data").await;
@@ -179,7 +179,7 @@ async fn what_is_protected_is_not_deleted_and_does_not_keep_its_namespace() {
     let Some(f) = fixture("admission", Parts { controllers: true }).await else {
         return;
     };
-    let operator = Running::start(f.client.clone(), "one");
+    let operator = Running::start(&f.cluster, "one");
     f.node("one").await;
     let beating = f.beating("one");
     f.namespace("team").await;
@@ -279,7 +279,7 @@ async fn an_uninstall_leaves_nothing_stuck() {
     let Some(f) = fixture("uninstall", Parts::default()).await else {
         return;
     };
-    let operator = Running::start(f.client.clone(), "one");
+    let operator = Running::start(&f.cluster, "one");
     f.node("one").await;
     let _beating = f.beating("one");
     f.namespace("team").await;

@@ -24,6 +24,10 @@ use tokio::task::JoinHandle;
 
 /// Namespace of the operators and leases.
 pub const SYSTEM: &str = "anabranch-system";
+/// The operator's account.
+pub const OPERATOR: &str = "system:serviceaccount:anabranch-system:anabranch-operator";
+/// The account of the node agents.
+pub const NODE: &str = "system:serviceaccount:anabranch-system:anabranch-node";
 /// How long an agent's lease lasts in these tests.
 pub const LEASE: Duration = Duration::from_secs(3);
 /// Generous: a busy machine is not a failure.
@@ -64,6 +68,9 @@ pub async fn fixture(test: &str, parts: Parts) -> Option<Fixture> {
         fixture.apply_yaml(document).await;
     }
     fixture.namespace(SYSTEM).await;
+    for document in operator::admission::ROLES.split("\n---\n") {
+        fixture.apply_yaml(document).await;
+    }
     println!("{test}: a cluster is there after {:?}", began.elapsed());
     Some(fixture)
 }
@@ -242,11 +249,11 @@ pub struct Running {
 }
 
 impl Running {
-    pub fn start(client: Client, identity: &str) -> Self {
-        Self::with_patience(client, identity, Duration::from_secs(600))
+    pub fn start(cluster: &Cluster, identity: &str) -> Self {
+        Self::with_patience(cluster, identity, Duration::from_secs(600))
     }
 
-    pub fn with_patience(client: Client, identity: &str, patience: Duration) -> Self {
+    pub fn with_patience(cluster: &Cluster, identity: &str, patience: Duration) -> Self {
         let settings = Settings {
             namespace: SYSTEM.into(),
             lease: "anabranch-operator".into(),
@@ -254,6 +261,8 @@ impl Running {
             lease_lasts: LEASE,
             patience,
         };
+        // With the rights of its account, and no others.
+        let client = cluster.client(OPERATOR).unwrap();
         let (stop, end) = watch::channel(false);
         let (metrics, health) = (Metrics::new("operator"), Arc::new(Health::default()));
         let task = tokio::spawn(run(client, settings, metrics.clone(), health.clone(), end));

@@ -27,6 +27,7 @@ impl Sim {
             observed: Observed::default(),
             objects: BTreeMap::new(),
             options: Options {
+                admission: false,
                 mount_forks: true,
                 node: None,
             },
