@@ -7,7 +7,7 @@ use crds::{Kind, Object, ObjectKey, names};
 use operator::observed::{Import, Observed};
 use operator::owner::{engine_name, key_of};
 use operator::{Failures, Id};
-use storage_engine::{Engine, ErrorKind, SnapshotInfo, TimelineInfo};
+use storage_engine::{Engine, ErrorKind, SnapshotInfo, TimelineId, TimelineInfo};
 
 use super::observe::{snapshot_seen, timeline_seen};
 use crate::owner::{Host, Outcome};
@@ -109,14 +109,7 @@ pub(super) fn observe(
         ..Observed::default()
     };
     for info in named.timelines {
-        let (timeline, mounts) = timeline_seen(info, host, |id| {
-            engine.usage(id).ok().map(|usage| crds::Usage {
-                logical_bytes: usage.logical_bytes,
-                divergent_bytes: usage.divergent_bytes,
-                shared_bytes: usage.shared_bytes,
-                inodes: usage.inodes,
-            })
-        });
+        let (timeline, mounts) = timeline_seen(info, host, |id| usage_of(engine, id));
         if observed.timelines.insert(timeline.id, timeline).is_none() {
             observed.mounts.extend(mounts);
         }
@@ -126,6 +119,17 @@ pub(super) fn observe(
         observed.snapshots.insert(snapshot.id, snapshot);
     }
     Ok(observed)
+}
+
+/// What a timeline holds, as the engine has it; what is only in the cache of a mount comes with its next sync.
+pub(super) fn usage_of(engine: &Engine, id: TimelineId) -> Option<crds::Usage> {
+    let usage = engine.usage(id).ok()?;
+    Some(crds::Usage {
+        logical_bytes: usage.logical_bytes,
+        divergent_bytes: usage.divergent_bytes,
+        shared_bytes: usage.shared_bytes,
+        inodes: usage.inodes,
+    })
 }
 
 /// What is not there is none, and no failure.

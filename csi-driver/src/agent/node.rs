@@ -24,7 +24,7 @@ use operator::cluster::metrics::Metrics;
 use operator::cluster::nodes::renew;
 use operator::cluster::queue::Queue;
 use operator::cluster::watch::{follow_ours, read_once};
-use operator::cluster::write::{MANAGER_NODE, WriteError, Writer};
+use operator::cluster::write::{MANAGER_NODE, WriteError, Writer, answered};
 use operator::owner::{is_retained, key_of};
 use operator::{Action, Options, Plan, World, plan};
 use storage_engine::Engine;
@@ -32,7 +32,7 @@ use tokio::sync::watch as signal;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::look::{Named, observe};
+use super::look::{Named, observe, usage_of};
 use super::reconcile::{Agent, sentence};
 use super::{act, import};
 use crate::owner::{Failure, Host};
@@ -43,6 +43,9 @@ const WORKERS: usize = 16;
 const MOST_STEPS: usize = 8;
 /// How often the progress of an import is said.
 const PROGRESS_PAUSE: Duration = Duration::from_secs(2);
+/// How often it is looked whether timelines hold another number of bytes than their objects say. Costs a look into memory for
+/// each, and nothing of the API server where nothing was written.
+const MEASURE_PAUSE: Duration = Duration::from_secs(30);
 /// Longest wait at the end for what is being done.
 const END_WAIT: Duration = Duration::from_secs(10);
 /// File in the data directory that names the cluster whose objects the store holds.
@@ -180,6 +183,7 @@ pub async fn run(
     for _ in 0..WORKERS {
         tasks.spawn(node.clone().work());
     }
+    tasks.spawn(node.clone().measure(end.clone()));
     // An error means that nobody can say any more when to end.
     let _ = end.wait_for(|end| *end).await;
     health.ready.store(false, Ordering::Relaxed);
@@ -223,14 +227,13 @@ async fn belongs(client: &Client, engine: &Engine) -> Result<(), NodeError> {
 /// Says again and again that this agent answers.
 async fn beat(client: Client, settings: Settings) {
     loop {
-        if let Err(failure) = renew(
+        let renewed = renew(
             &client,
             &settings.namespace,
             &settings.node,
             settings.lease_lasts,
-        )
-        .await
-        {
+        );
+        if let Err(failure) = answered(renewed).await {
             tracing::warn!(%failure, "cannot renew the lease of this node");
         }
         tokio::time::sleep(settings.lease_lasts / 4).await;
@@ -277,6 +280,27 @@ impl Node {
             .filter(|key| self.cache.get(key).is_none())
             .for_each(|key| self.queue.add(key));
         Ok(())
+    }
+
+    /// Looks again at the objects whose timelines hold another number of bytes than is said.
+    async fn measure(self: Arc<Self>, mut end: signal::Receiver<bool>) {
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(MEASURE_PAUSE) => {}
+                _ = end.wait_for(|end| *end) => return,
+            }
+            let node = self.clone();
+            let look = tokio::task::spawn_blocking(move || {
+                let all = node.cache.all();
+                let changed = all
+                    .iter()
+                    .filter(|object| measured_otherwise(&node.agent.engine, object));
+                changed.for_each(|object| node.queue.add(object.key()));
+            });
+            if let Err(failure) = joined(look.await) {
+                tracing::error!(%failure, "cannot measure");
+            }
+        }
     }
 
     async fn work(self: Arc<Self>) {
@@ -498,6 +522,33 @@ impl Agent {
         let info = self.engine.timeline(storage_engine::TimelineId(id.0));
         key.kind == Kind::Bucket
             && info.is_ok_and(|info| key_of(&info.settings.labels).as_ref() == Some(key))
+    }
+}
+
+/// Whether what an object says of its bytes is no longer so.
+fn measured_otherwise(engine: &Engine, object: &Object) -> bool {
+    let now = |timeline: &Option<String>| {
+        let mut id = [0; 16];
+        hex::decode_to_slice(timeline.as_ref()?, &mut id).ok()?;
+        usage_of(engine, storage_engine::TimelineId(id))
+    };
+    let other =
+        |timeline, said: Option<crds::Usage>| now(timeline).is_some_and(|now| said != Some(now));
+    match object {
+        Object::Snapshot(_) => false,
+        Object::Bucket(bucket) => bucket
+            .status
+            .as_ref()
+            .is_some_and(|status| other(&status.timeline, status.usage)),
+        Object::Fork(fork) => fork.status.as_ref().is_some_and(|status| {
+            let item = |item: &crds::ForkItem| {
+                now(&item.timeline).is_some_and(|now| {
+                    (item.divergent_bytes, item.shared_bytes)
+                        != (Some(now.divergent_bytes), Some(now.shared_bytes))
+                })
+            };
+            other(&status.timeline, status.usage) || status.items.iter().any(item)
+        }),
     }
 }
 

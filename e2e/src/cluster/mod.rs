@@ -18,7 +18,7 @@ use kube::config::AuthInfo;
 
 use guard::Guarded;
 use pki::Pki;
-pub use tools::{Tools, missing};
+pub use tools::{Tools, helm, missing};
 
 /// What a test that needs a cluster fails with.
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;

@@ -8,6 +8,9 @@ use super::Failure;
 /// The module that Kubernetes is built from; its version stands there once.
 const MODULE: &str = include_str!("../../cluster/kubernetes/go.mod");
 
+/// The module that helm is built from.
+const HELM_MODULE: &str = include_str!("../../cluster/helm/go.mod");
+
 /// The programs of a cluster.
 #[derive(Clone, Debug)]
 pub struct Tools {
@@ -26,7 +29,7 @@ impl Tools {
     /// Says which one is missing, and what to do.
     pub fn find() -> Result<Self, Failure> {
         let cache = cache()?.join("tools");
-        let kubernetes = cache.join(format!("kubernetes-{}", version()?)).join("bin");
+        let kubernetes = cache.join(format!("kubernetes-{}", version(MODULE, "k8s.io/kubernetes")?)).join("bin");
         let tools = Tools {
             apiserver: kubernetes.join("kube-apiserver"),
             controllers: kubernetes.join("kube-controller-manager"),
@@ -44,7 +47,7 @@ impl Tools {
 /// # Errors
 /// In continuous integration (`CI=true`), what is missing.
 pub fn missing(test: &str) -> Result<Option<String>, Failure> {
-    let Err(failure) = Tools::find() else {
+    let Err(failure) = Tools::find().and_then(|_| helm()) else {
         return Ok(None);
     };
     let sentence = format!("not run: {test}: {failure}");
@@ -65,17 +68,25 @@ fn there(tool: &Path) -> Result<(), Failure> {
     .into())
 }
 
-/// The version of Kubernetes: `1.36.3`.
-fn version() -> Result<&'static str, Failure> {
-    MODULE
+/// Path of `helm`.
+///
+/// # Errors
+/// When it is not there.
+pub fn helm() -> Result<PathBuf, Failure> {
+    let version = version(HELM_MODULE, "helm.sh/helm/v4")?;
+    let helm = cache()?.join(format!("tools/helm-{version}/bin/helm"));
+    there(&helm)?;
+    Ok(helm)
+}
+
+/// The version that a module asks for of another: `1.36.3`.
+fn version(module: &'static str, of: &str) -> Result<&'static str, Failure> {
+    module
         .lines()
-        .find_map(|line| {
-            line.trim_start_matches("require")
-                .trim()
-                .strip_prefix("k8s.io/kubernetes v")
-        })
+        .map(|line| line.trim_start_matches("require").trim())
+        .find_map(|line| line.strip_prefix(of)?.strip_prefix(" v"))
         .and_then(|rest| rest.split_whitespace().next())
-        .ok_or_else(|| "e2e/cluster/kubernetes/go.mod names no version".into())
+        .ok_or_else(|| format!("no version of {of} in e2e/cluster").into())
 }
 
 fn cache() -> Result<PathBuf, Failure> {

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 
 use super::events::Events;
 use super::watch::Receiver;
-use super::write::WriteError;
+use super::write::{WriteError, answered};
 use crate::claim::pairs;
 
 /// A volume that is there.
@@ -81,7 +81,7 @@ impl Claims {
             if claims.contains_key(&claim) || create(&claim_api, &pair.claim).await? {
                 continue;
             }
-            let there = claim_api.get_opt(&claim).await?;
+            let there = answered(claim_api.get_opt(&claim)).await?;
             let ours = there.is_some_and(|there| {
                 there.labels().get(names::LABEL_OWNER)
                     == pair.claim.labels().get(names::LABEL_OWNER)
@@ -111,10 +111,10 @@ async fn create<K>(api: &Api<K>, object: &K) -> Result<bool, WriteError>
 where
     K: Resource + Clone + std::fmt::Debug + serde::Serialize + serde::de::DeserializeOwned,
 {
-    match api.create(&PostParams::default(), object).await {
+    match answered(api.create(&PostParams::default(), object)).await {
         Ok(_) => Ok(true),
-        Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
-        Err(error) => Err(error.into()),
+        Err(WriteError::Conflict) => Ok(false),
+        Err(error) => Err(error),
     }
 }
 
@@ -131,7 +131,7 @@ where
         preconditions: Some(preconditions),
         ..DeleteParams::default()
     };
-    match api.delete(name, &params).await.map_err(WriteError::from) {
+    match answered(api.delete(name, &params)).await {
         Ok(_) | Err(WriteError::Gone | WriteError::Conflict) => Ok(()),
         Err(error) => Err(error),
     }

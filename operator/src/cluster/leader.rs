@@ -40,10 +40,14 @@ impl Candidate {
     pub async fn acquire(&self) {
         let mut seen: Option<Seen> = None;
         loop {
-            match self.attempt(&mut seen).await {
-                Ok(true) => return,
-                Ok(false) => {}
-                Err(failure) => tracing::warn!(%failure, "cannot read or take the leader lease"),
+            // Longer than a lease lasts, no answer is worth waiting for.
+            match tokio::time::timeout(self.lasts, self.attempt(&mut seen)).await {
+                Ok(Ok(true)) => return,
+                Ok(Ok(false)) => {}
+                Ok(Err(failure)) => {
+                    tracing::warn!(%failure, "cannot read or take the leader lease")
+                }
+                Err(_) => tracing::warn!("no answer about the leader lease"),
             }
             tokio::time::sleep(self.pause()).await;
         }

@@ -1,5 +1,7 @@
 //! Writes to the API server: server-side apply of the fields that are ours, and of nothing else.
 
+use std::time::Duration;
+
 use crds::{Kind, Object, ObjectKey, names};
 use kube::api::{Api, DynamicObject, Patch, PatchParams};
 use kube::{Client, ResourceExt};
@@ -11,6 +13,25 @@ use super::kinds::{parse, resource};
 pub const MANAGER_OPERATOR: &str = "anabranch-operator";
 /// Field manager of the node agents: everything else in a status.
 pub const MANAGER_NODE: &str = "anabranch-node";
+
+/// Longest wait for an answer of the API server: a connection may be dead without anybody having said so.
+const ANSWER_WAIT: Duration = Duration::from_secs(30);
+
+/// Waits for an answer, and not for ever.
+///
+/// # Errors
+/// Those of the request, and [`WriteError::Unavailable`] without an answer.
+pub async fn answered<T>(
+    request: impl Future<Output = Result<T, kube::Error>>,
+) -> Result<T, WriteError> {
+    match tokio::time::timeout(ANSWER_WAIT, request).await {
+        Ok(answer) => answer.map_err(WriteError::from),
+        Err(_) => Err(WriteError::Unavailable(format!(
+            "no answer within {} s",
+            ANSWER_WAIT.as_secs()
+        ))),
+    }
+}
 
 /// Why a write was not done.
 #[derive(Debug, thiserror::Error)]
@@ -90,10 +111,8 @@ impl Writer {
         let key = object.key();
         let body = body(&key, object, json!({ "status": status }));
         let params = PatchParams::apply(manager).force();
-        let answer = self
-            .api(&key)
-            .patch_status(&key.name, &params, &Patch::Apply(body))
-            .await?;
+        let (api, patch) = (self.api(&key), Patch::Apply(body));
+        let answer = answered(api.patch_status(&key.name, &params, &patch)).await?;
         read(key.kind, answer)
     }
 
@@ -106,10 +125,8 @@ impl Writer {
         let mut body = body(&key, object, json!({}));
         body["metadata"]["finalizers"] = json!([names::FINALIZER]);
         let params = PatchParams::apply(MANAGER_OPERATOR).force();
-        let answer = self
-            .api(&key)
-            .patch(&key.name, &params, &Patch::Apply(body))
-            .await?;
+        let (api, patch) = (self.api(&key), Patch::Apply(body));
+        let answer = answered(api.patch(&key.name, &params, &patch)).await?;
         read(key.kind, answer)
     }
 
@@ -135,11 +152,8 @@ impl Writer {
             "resourceVersion": metadata.resource_version,
             "uid": metadata.uid,
         }});
-        let answer = self
-            .api(&key)
-            .patch(&key.name, &PatchParams::default(), &Patch::Merge(body))
-            .await;
-        match answer.map_err(WriteError::from) {
+        let (api, params, patch) = (self.api(&key), PatchParams::default(), Patch::Merge(body));
+        match answered(api.patch(&key.name, &params, &patch)).await {
             Ok(_) | Err(WriteError::Gone) => Ok(()),
             Err(error) => Err(error),
         }
@@ -150,7 +164,7 @@ impl Writer {
     /// # Errors
     /// See [`WriteError`].
     pub async fn read(&self, key: &ObjectKey) -> Result<Option<Object>, WriteError> {
-        match self.api(key).get_opt(&key.name).await? {
+        match answered(self.api(key).get_opt(&key.name)).await? {
             Some(object) => Ok(Some(read(key.kind, object)?)),
             None => Ok(None),
         }

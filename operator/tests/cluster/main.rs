@@ -7,6 +7,7 @@
     dead_code
 )]
 
+mod chart;
 mod election;
 mod placing;
 mod support;
