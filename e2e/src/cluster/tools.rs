@@ -29,7 +29,12 @@ impl Tools {
     /// Says which one is missing, and what to do.
     pub fn find() -> Result<Self, Failure> {
         let cache = cache()?.join("tools");
-        let kubernetes = cache.join(format!("kubernetes-{}", version(MODULE, "k8s.io/kubernetes")?)).join("bin");
+        let kubernetes = cache
+            .join(format!(
+                "kubernetes-{}",
+                version(MODULE, "k8s.io/kubernetes")?
+            ))
+            .join("bin");
         let tools = Tools {
             apiserver: kubernetes.join("kube-apiserver"),
             controllers: kubernetes.join("kube-controller-manager"),
@@ -47,7 +52,7 @@ impl Tools {
 /// # Errors
 /// In continuous integration (`CI=true`), what is missing.
 pub fn missing(test: &str) -> Result<Option<String>, Failure> {
-    let Err(failure) = Tools::find().and_then(|_| helm()) else {
+    let Err(failure) = Tools::find() else {
         return Ok(None);
     };
     let sentence = format!("not run: {test}: {failure}");

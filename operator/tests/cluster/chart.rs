@@ -15,19 +15,29 @@ use crate::support::{Fixture, SYSTEM, fixture};
 fn render(helm: &Path, settings: &[&str]) -> Result<Vec<Value>, String> {
     let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/anabranch");
     let mut command = Command::new(helm);
-    command.args(["template", "anabranch"]).arg(chart).args(["--namespace", SYSTEM]);
+    command
+        .args(["template", "anabranch"])
+        .arg(chart)
+        .args(["--namespace", SYSTEM]);
     for setting in settings {
         command.args(["--set", setting]);
     }
-    let output = command.env("HELM_CACHE_HOME", std::env::temp_dir()).output().unwrap();
+    let output = command
+        .env("HELM_CACHE_HOME", std::env::temp_dir())
+        .output()
+        .unwrap();
     if !output.status.success() {
         return Err(String::from_utf8_lossy(&output.stderr).into_owned());
     }
     let text = String::from_utf8(output.stdout).unwrap();
     let documents = text.split("\n---").filter(|document| {
-        document.lines().any(|line| !line.trim().is_empty() && !line.starts_with('#') && line.trim() != "---")
+        document
+            .lines()
+            .any(|line| !line.trim().is_empty() && !line.starts_with('#') && line.trim() != "---")
     });
-    Ok(documents.map(|document| serde_saphyr::from_str(document.trim_start_matches("---")).unwrap()).collect())
+    Ok(documents
+        .map(|document| serde_saphyr::from_str(document.trim_start_matches("---")).unwrap())
+        .collect())
 }
 
 /// Applies an object as helm does, and refuses what the API server does not know.
@@ -36,8 +46,14 @@ async fn install(f: &Fixture, mut object: Value) -> Result<(), String> {
     let (group, version) = api_version.split_once('/').unwrap_or(("", &api_version));
     let kind = object["kind"].as_str().unwrap().to_owned();
     let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, &kind));
-    let namespaced = !["ClusterRole", "ClusterRoleBinding", "CustomResourceDefinition", "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"]
-        .contains(&kind.as_str());
+    let namespaced = ![
+        "ClusterRole",
+        "ClusterRoleBinding",
+        "CustomResourceDefinition",
+        "ValidatingAdmissionPolicy",
+        "ValidatingAdmissionPolicyBinding",
+    ]
+    .contains(&kind.as_str());
     let api: Api<DynamicObject> = if namespaced {
         object["metadata"]["namespace"] = SYSTEM.into();
         Api::namespaced_with(f.client.clone(), SYSTEM, &resource)
@@ -45,15 +61,29 @@ async fn install(f: &Fixture, mut object: Value) -> Result<(), String> {
         Api::all_with(f.client.clone(), &resource)
     };
     let name = object["metadata"]["name"].as_str().unwrap().to_owned();
-    let params = PatchParams { field_validation: Some(ValidationDirective::Strict), ..PatchParams::apply("helm").force() };
+    let params = PatchParams {
+        field_validation: Some(ValidationDirective::Strict),
+        ..PatchParams::apply("helm").force()
+    };
     let applied = api.patch(&name, &params, &Patch::Apply(&object)).await;
-    applied.map(drop).map_err(|error| format!("{kind} {name}: {error}"))
+    applied
+        .map(drop)
+        .map_err(|error| format!("{kind} {name}: {error}"))
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_chart_is_taken_by_an_api_server_with_every_value() {
-    let Some(f) = fixture("chart", Parts::default()).await else { return };
-    let helm = helm().unwrap();
+    let Some(f) = fixture("chart", Parts::default()).await else {
+        return;
+    };
+    let helm = match helm() {
+        Ok(helm) => helm,
+        Err(failure) => {
+            assert!(!e2e::in_ci(), "{failure}");
+            eprintln!("not run: chart: {failure}");
+            return;
+        }
+    };
     let everything = [
         "node.importRoots={/srv/datasets,/srv/more}",
         "imagePullSecrets[0].name=registry",
@@ -76,11 +106,24 @@ async fn the_chart_is_taken_by_an_api_server_with_every_value() {
         kinds.sort();
         kinds.dedup();
         println!("chart with {what}: {}", kinds.join(", "));
-        for kind in ["CustomResourceDefinition", "Deployment", "DaemonSet", "Job", "NetworkPolicy", "PodDisruptionBudget", "ValidatingAdmissionPolicy", "ServiceAccount"] {
+        for kind in [
+            "CustomResourceDefinition",
+            "Deployment",
+            "DaemonSet",
+            "Job",
+            "NetworkPolicy",
+            "PodDisruptionBudget",
+            "ValidatingAdmissionPolicy",
+            "ServiceAccount",
+        ] {
             assert!(kinds.iter().any(|found| found == kind), "{kind} is missing");
         }
     }
-    for (wrong, named) in [("node.importRoot={/a}", "importRoot"), ("operator.replicas=0", "replicas"), ("node.dataDir=relative", "dataDir")] {
+    for (wrong, named) in [
+        ("node.importRoot={/a}", "importRoot"),
+        ("operator.replicas=0", "replicas"),
+        ("node.dataDir=relative", "dataDir"),
+    ] {
         let refused = render(&helm, &[wrong]).unwrap_err();
         assert!(refused.contains(named), "{refused}");
     }
