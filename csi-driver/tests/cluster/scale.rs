@@ -57,7 +57,7 @@ impl Seen {
                 return *at;
             }
             assert!(
-                began.elapsed() < Duration::from_secs(240),
+                began.elapsed() < Duration::from_secs(600),
                 "{name} is not ready"
             );
             tokio::time::sleep(Duration::from_millis(1)).await;
