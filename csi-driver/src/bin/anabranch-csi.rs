@@ -1,7 +1,6 @@
 //! What runs on every node of a cluster: the agent that makes the node's objects real.
 
 use std::path::PathBuf;
-use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +9,7 @@ use csi_driver::agent::node::{self, Settings};
 use csi_driver::owner::Alone;
 use operator::cluster::http::{self, Health};
 use operator::cluster::metrics::Metrics;
-use storage_engine::{Engine, Options};
+use storage_engine::{Engine, GcSchedule, Options};
 use tracing_subscriber::EnvFilter;
 
 #[derive(Debug, Parser)]
@@ -64,7 +63,7 @@ struct NodeArguments {
     listen: std::net::SocketAddr,
 }
 
-fn main() -> ExitCode {
+fn main() {
     let arguments = Arguments::parse();
     let filter =
         EnvFilter::try_from_env("ANABRANCH_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
@@ -75,28 +74,36 @@ fn main() -> ExitCode {
         LogFormat::Json => log.json().init(),
         LogFormat::Text => log.init(),
     }
-    let runtime = match tokio::runtime::Builder::new_multi_thread()
+    let status = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
     {
-        Ok(runtime) => runtime,
-        Err(failure) => return failed("cannot start", &failure),
+        Ok(runtime) => {
+            let Command::Node(arguments) = arguments.command;
+            runtime.block_on(run(arguments))
+        }
+        Err(failure) => failed("cannot start", &failure),
     };
-    let Command::Node(arguments) = arguments.command;
-    let code = runtime.block_on(run(arguments));
-    // Watches never end by themselves.
-    runtime.shutdown_background();
-    code
+    // What is to last is durable by now. Watches never end by themselves, and `exit(3)` would destroy the global objects of
+    // RocksDB while a thread may still let go of the store, which aborts the process.
+    // SAFETY: it takes a number, and nothing comes after it.
+    unsafe { libc::_exit(status) }
 }
 
-async fn run(arguments: NodeArguments) -> ExitCode {
+async fn run(arguments: NodeArguments) -> i32 {
     let data = arguments.data.clone();
-    let engine =
-        match tokio::task::spawn_blocking(move || Engine::open(data, Options::default())).await {
-            Ok(Ok(engine)) => engine,
-            Ok(Err(failure)) => return failed("cannot open the store", &failure),
-            Err(failure) => return failed("cannot open the store", &failure),
+    let open = || {
+        let options = Options {
+            gc: Some(GcSchedule::default()),
+            ..Options::default()
         };
+        Engine::open(data, options)
+    };
+    let engine = match tokio::task::spawn_blocking(open).await {
+        Ok(Ok(engine)) => engine,
+        Ok(Err(failure)) => return failed("cannot open the store", &failure),
+        Err(failure) => return failed("cannot open the store", &failure),
+    };
     let client = match kube::Client::try_default().await {
         Ok(client) => client,
         Err(failure) => return failed("cannot reach the API server", &failure),
@@ -134,7 +141,7 @@ async fn run(arguments: NodeArguments) -> ExitCode {
         return failed("cannot go on", &failure);
     }
     match closed {
-        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Ok(())) => 0,
         Ok(Err(failure)) => failed(
             "cannot close the store in order; the next start recovers it",
             &failure,
@@ -163,7 +170,7 @@ async fn wait_for_signal() {
     }
 }
 
-fn failed(what: &str, failure: &dyn std::error::Error) -> ExitCode {
+fn failed(what: &str, failure: &dyn std::error::Error) -> i32 {
     tracing::error!(failure = %failure, "{what}");
-    ExitCode::FAILURE
+    1
 }
