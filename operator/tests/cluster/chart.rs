@@ -63,6 +63,8 @@ async fn install(f: &Fixture, mut object: Value) -> Result<(), String> {
     let name = object["metadata"]["name"].as_str().unwrap().to_owned();
     let params = PatchParams {
         field_validation: Some(ValidationDirective::Strict),
+        // A hook: helm makes it anew each time, and a Job that stands cannot be changed.
+        dry_run: kind == "Job",
         ..PatchParams::apply("helm").force()
     };
     let applied = api.patch(&name, &params, &Patch::Apply(&object)).await;
