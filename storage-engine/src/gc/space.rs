@@ -50,10 +50,9 @@ pub(super) struct Space<'a> {
     files: HashMap<FileId, Option<Arc<File>>>,
     touched: HashSet<FileId>,
     gone: HashSet<FileId>,
-    /// Object files of which something was given up: they are looked at as a whole at the end, because one
-    /// that goes as a whole stays readable for whoever has it open.
+    /// Object files of which something was given up. They go as a whole or not at all, and get no holes:
+    /// kernels have them open, also on behalf of a process that served a mount before this one.
     pub objects: BTreeSet<FileId>,
-    finishing: bool,
     /// Segments with blocks that could not be given back because they were being written.
     pub waiting: HashSet<FileId>,
     pub returned: Returned,
@@ -71,7 +70,6 @@ impl<'a> Space<'a> {
             touched: HashSet::new(),
             gone: HashSet::new(),
             objects: BTreeSet::new(),
-            finishing: false,
             waiting: HashSet::new(),
             returned: Returned::default(),
         }
@@ -99,7 +97,7 @@ impl<'a> Space<'a> {
                 given.extend(decode(stored)?.1);
             }
             let given = union(given);
-            let rest = if is_object(file) && !self.finishing {
+            let rest = if is_object(file) {
                 self.objects.insert(file);
                 given
             } else if self.writing == Some(file) {
@@ -148,8 +146,8 @@ impl<'a> Space<'a> {
         self.give(&pieces)
     }
 
-    /// Removes an object file all of which was given up, or gives back what of it was. `page` are all its
-    /// residues.
+    /// Removes an object file if all of it was given up. `page` are all its residues. Whoever has it open reads
+    /// on.
     pub fn finish(&mut self, id: FileId, page: &[(Vec<u8>, Vec<u8>)]) -> Result<Vec<Row>> {
         let mut given = Vec::new();
         let mut gone = Vec::new();
@@ -182,14 +180,11 @@ impl<'a> Space<'a> {
             Err(e) if e.kind() == IoKind::NotFound => true,
             Err(e) => return Err(Error::io("open", &path, &e)),
         };
-        if whole {
-            self.unlink(id)?;
-            return Ok(gone);
+        if !whole {
+            return Ok(Vec::new());
         }
-        self.finishing = true;
-        let rows = self.retry(page);
-        self.finishing = false;
-        rows
+        self.unlink(id)?;
+        Ok(gone)
     }
 
     fn punch(&mut self, id: FileId, list: Vec<(u64, u64)>) -> Result<()> {
@@ -216,13 +211,10 @@ impl<'a> Space<'a> {
                     self.returned.bytes += end - start;
                     self.touched.insert(id);
                 }
-                // The bytes stay until the whole file goes.
+                // The bytes stay.
                 Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => {}
                 Err(e) => return Err(Error::io("give space back of", &path, &e.into())),
             }
-        }
-        if is_object(id) && is_hole(&file, 0, len.max(1)) {
-            self.unlink(id)?;
         }
         Ok(())
     }
@@ -247,7 +239,7 @@ impl<'a> Space<'a> {
         Ok(())
     }
 
-    /// The file to change; `None` if it is gone, or cannot be changed.
+    /// The segment to change; `None` if it is gone.
     fn file(&mut self, id: FileId) -> Result<Option<Arc<File>>> {
         if let Some(file) = self.files.get(&id) {
             return Ok(file.clone());
@@ -257,8 +249,6 @@ impl<'a> Space<'a> {
             Ok(file) => Some(Arc::new(file)),
             // Given back by a collection that did not come to its end.
             Err(e) if e.kind() == IoKind::NotFound => None,
-            // A sealed file may be changed by root only; others read it, to see whether it is empty.
-            Err(e) if e.kind() == IoKind::PermissionDenied => None,
             Err(e) => return Err(Error::io("open", &path, &e)),
         };
         // So many that a collection never runs out of them.
