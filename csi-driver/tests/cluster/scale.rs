@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use crds::{BucketFork, Kind};
 use e2e::cluster::Parts;
 use futures::{StreamExt, TryStreamExt};
+use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event};
 use parking_lot::Mutex;
 use serde_json::json;
@@ -31,19 +32,22 @@ impl Seen {
         let seen = Seen::default();
         let (noted, api) = (seen.clone(), f.api::<BucketFork>("team"));
         tokio::spawn(async move {
-            let stream = watcher::watcher(api, watcher::Config::default());
+            let stream = watcher::watcher(api, watcher::Config::default()).default_backoff();
             futures::pin_mut!(stream);
-            while let Ok(Some(event)) = stream.try_next().await {
+            loop {
+                let event = match stream.try_next().await {
+                    Ok(Some(event)) => event,
+                    Ok(None) => return,
+                    // It begins anew by itself.
+                    Err(_) => continue,
+                };
                 if let Event::Apply(fork) | Event::InitApply(fork) = event
                     && fork.status.is_some_and(|status| {
                         crds::conditions::is_true(&status.conditions, "Ready")
                     })
                 {
-                    noted
-                        .0
-                        .lock()
-                        .entry(fork.metadata.name.unwrap())
-                        .or_insert_with(Instant::now);
+                    let name = fork.metadata.name.unwrap();
+                    noted.0.lock().entry(name).or_insert_with(Instant::now);
                 }
             }
         });
