@@ -17,6 +17,7 @@ use super::known::Known;
 use super::negotiate::{Mode, Negotiated};
 use super::reply::{Listing, Reply};
 use super::request::{Operation, ReadDir, Request};
+use super::view::View;
 
 /// Serves one mount from one volume.
 pub struct Adapter {
@@ -25,6 +26,7 @@ pub struct Adapter {
     mode: Mode,
     known: Known,
     backings: Option<Backings>,
+    view: View,
 }
 
 /// What an adapter is made of.
@@ -41,6 +43,8 @@ pub struct Parts {
     pub taken_over: bool,
     /// Files passed through; `None` when the mount has no passthrough.
     pub backings: Option<Backings>,
+    /// How attributes are shown.
+    pub view: View,
 }
 
 type Outcome = Result<Reply, Errno>;
@@ -57,6 +61,7 @@ impl Adapter {
             connection: parts.connection,
             mode: parts.mode,
             backings: parts.backings.filter(|_| usable),
+            view: parts.view,
         }
     }
 
@@ -89,8 +94,8 @@ impl Adapter {
             Operation::Lookup { name } => self.lookup(node, name),
             Operation::Forget { count } => Ok(self.forget([(request.node, count)])),
             Operation::BatchForget { items } => Ok(self.forget(items)),
-            Operation::GetAttr => Ok(Reply::of(&convert::attr_out(&self.volume.attr(node)?))),
-            Operation::Statx { .. } => Ok(Reply::of(&convert::statx_out(&self.volume.attr(node)?))),
+            Operation::GetAttr => Ok(Reply::of(&convert::attr_out(&self.attr(node)?))),
+            Operation::Statx { .. } => Ok(Reply::of(&convert::statx_out(&self.attr(node)?))),
             Operation::SetAttr(ref change) => self.set_attr(request, node, change),
             Operation::ReadLink => Ok(Reply::Data(self.volume.read_link(node)?)),
             Operation::SymLink { name, target } => self.make(
@@ -230,6 +235,11 @@ impl Adapter {
         }
     }
 
+    /// Attributes as they are shown.
+    fn attr(&self, node: Ino) -> storage_engine::Result<Attr> {
+        Ok(self.view.show(self.volume.attr(node)?))
+    }
+
     fn caller(&self, request: &Request<'_>) -> Caller {
         let id = RequestId {
             connection: self.connection,
@@ -287,7 +297,7 @@ impl Adapter {
 
     fn entry(&self, attr: &Attr) -> Reply {
         self.known.add(attr.ino.0);
-        Reply::of(&convert::entry(attr))
+        Reply::of(&convert::entry(&self.view.show(*attr)))
     }
 
     fn lookup(&self, parent: Ino, name: &[u8]) -> Outcome {
@@ -324,11 +334,13 @@ impl Adapter {
     fn set_attr(&self, request: &Request<'_>, node: Ino, from: &abi::SetAttrIn) -> Outcome {
         let attr = match self.answered(request)? {
             Some(_) => self.volume.attr(node)?,
-            None => self
-                .volume
-                .set_attr(&self.caller(request), node, &convert::change(from))?,
+            None => self.volume.set_attr(
+                &self.caller(request),
+                node,
+                &self.view.change(convert::change(from)),
+            )?,
         };
-        Ok(Reply::of(&convert::attr_out(&attr)))
+        Ok(Reply::of(&convert::attr_out(&self.view.show(attr))))
     }
 
     fn make_attr(
@@ -376,7 +388,7 @@ impl Adapter {
 
     fn opened_entry(&self, attr: &Attr) -> Reply {
         self.known.add(attr.ino.0);
-        Reply::of_both(&convert::entry(attr), &cached_open())
+        Reply::of_both(&convert::entry(&self.view.show(*attr)), &cached_open())
     }
 
     fn open(&self, request: &Request<'_>, node: Ino, kill_priv: bool) -> Outcome {
@@ -587,7 +599,7 @@ impl Adapter {
             .read_dir(node, engine_cookie(range.after), most)?
         {
             // An entry that went away between the two calls is listed without attributes, as READDIR would.
-            let attr = self.volume.attr(entry.ino).ok();
+            let attr = self.attr(entry.ino).ok();
             let plus = attr.as_ref().map_or(nothing, convert::entry);
             if !listing.push(
                 entry.ino.0,

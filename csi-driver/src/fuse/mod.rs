@@ -16,4 +16,5 @@ pub mod reply;
 pub mod request;
 mod resized;
 pub mod session;
+pub mod view;
 mod wake;

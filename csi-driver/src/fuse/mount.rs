@@ -89,6 +89,15 @@ pub struct MountLine {
     pub kind: String,
     /// Source: for our mounts `anabranch` and the mount's id.
     pub source: String,
+    /// Options of this one mount (`rw,nosuid`), as opposed to those of its file system.
+    pub options: String,
+}
+
+impl MountLine {
+    /// Whether this mount refuses writing.
+    pub fn read_only(&self) -> bool {
+        self.options.split(',').any(|option| option == "ro")
+    }
 }
 
 /// Every mount of this process's namespace, in mounting order. Cost: one file of the kernel; touches no path.
@@ -116,12 +125,14 @@ fn parse_line(line: &[u8]) -> Option<MountLine> {
     let mut before = before.split(' ').skip(2);
     let device = before.next()?.to_owned();
     let point = PathBuf::from(unescape(before.nth(1)?));
+    let options = before.next()?.to_owned();
     let mut after = after.split(' ');
     Some(MountLine {
         point,
         device,
         kind: after.next()?.to_owned(),
         source: unescape(after.next()?),
+        options,
     })
 }
 
@@ -327,6 +338,7 @@ mod tests {
         let line = b"36 35 0:57 / /mnt/with\\040space rw,nosuid shared:1 - fuse.anabranch anabranch:a\\134b rw,user_id=0";
         let parsed = parse_line(line).unwrap();
         assert_eq!(parsed.point, Path::new("/mnt/with space"));
+        assert!(!parsed.read_only());
         assert_eq!(
             (
                 parsed.device.as_str(),

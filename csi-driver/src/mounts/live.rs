@@ -17,6 +17,7 @@ use crate::fuse::backing::Backings;
 use crate::fuse::device::Device;
 use crate::fuse::negotiate::Negotiated;
 use crate::fuse::session::Session;
+use crate::fuse::view::View;
 use crate::keeper::wire::Record;
 
 /// A mount with its threads.
@@ -86,6 +87,7 @@ impl Live {
             negotiated,
             taken_over,
             backings: Some(backings),
+            view: View { group: state.group },
         }));
         if taken_over {
             // Before the first request is read: one that this process were already serving would be sent again too,

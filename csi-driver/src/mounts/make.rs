@@ -87,6 +87,7 @@ impl Inner {
             read_only,
             label: request.label.clone(),
             made_directory,
+            group: request.group,
         };
         let point = &request.mount_point;
         self.keeper.put(

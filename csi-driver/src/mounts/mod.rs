@@ -72,6 +72,8 @@ pub struct MountRequest {
     pub mode: Option<Mode>,
     /// Refuse changes even if the timeline is writable.
     pub read_only: bool,
+    /// Show every file as belonging to this group, which has the owner's rights; nothing is written for it.
+    pub group: Option<u32>,
     /// The caller's own words, given back by [`Mounts::list`] and after a takeover.
     pub label: String,
 }
@@ -91,6 +93,8 @@ pub struct MountInfo {
     pub mode: Mode,
     /// No changes.
     pub read_only: bool,
+    /// The group that files are shown to belong to.
+    pub group: Option<u32>,
     /// The caller's own words.
     pub label: String,
     /// Unmounted lazily: out of sight, served until its last user is gone.
@@ -284,6 +288,7 @@ fn info(live: &Live) -> MountInfo {
         mount_point: live.mount_point.clone(),
         mode: live.state.mode,
         read_only: live.state.read_only,
+        group: live.state.group,
         label: live.state.label.clone(),
         detached: live.detached.load(Ordering::SeqCst),
     }

@@ -25,6 +25,9 @@ pub struct State {
     /// The directory was made for the mount and goes with it.
     #[serde(default)]
     pub made_directory: bool,
+    /// The group that files are shown to belong to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<u32>,
 }
 
 /// A [`Point`] that can be stored.
@@ -76,6 +79,7 @@ mod tests {
             read_only: true,
             label: "x".into(),
             made_directory: false,
+            group: None,
         };
         let text = serde_json::to_string(&state).unwrap();
         assert_eq!(

@@ -110,6 +110,7 @@ pub fn request(id: &str, point: Point, mount_point: PathBuf) -> MountRequest {
         mount_point,
         mode: None,
         read_only: false,
+        group: None,
         label: String::new(),
     }
 }

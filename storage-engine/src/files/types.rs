@@ -74,7 +74,7 @@ impl Time {
 }
 
 /// Attributes of an inode.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Attr {
     /// Inode number; the root is 1.
     pub ino: Ino,

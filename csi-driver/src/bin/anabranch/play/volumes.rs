@@ -111,6 +111,7 @@ impl Volumes {
             mount_point: place.to_owned(),
             mode: None,
             read_only,
+            group: None,
             label: String::new(),
         };
         self.mounts

@@ -1,0 +1,296 @@
+//! Staging a volume on the node (one mount of its timeline) and publishing it to pods (binds of that mount).
+
+use storage_engine::{Point, TimelineInfo, VolumeOptions};
+
+use super::capability::{AccessMode, Capability};
+use super::driver::{Driver, mount_id};
+use super::error::{Code, CsiError, Result};
+use super::target::Target;
+use crate::fuse::mount::{self, MountLine};
+use crate::mounts::{MountInfo, MountRequest};
+
+/// A volume to stage.
+#[derive(Debug, Clone)]
+pub struct Stage {
+    /// Its id.
+    pub volume: String,
+    /// Where the kubelet wants the node's one mount of it.
+    pub staging: String,
+    /// How it is to be used.
+    pub capability: Option<Capability>,
+}
+
+/// A volume to publish.
+#[derive(Debug, Clone)]
+pub struct Publish {
+    /// Its id.
+    pub volume: String,
+    /// Where it is staged.
+    pub staging: String,
+    /// Where the pod wants it.
+    pub target: String,
+    /// How it is to be used.
+    pub capability: Option<Capability>,
+    /// The pod may not write.
+    pub read_only: bool,
+}
+
+/// Figures of a volume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VolumeStats {
+    /// Bytes: total, used, available.
+    pub bytes: [u64; 3],
+    /// Inodes: total, used, available.
+    pub inodes: [u64; 3],
+    /// Something is wrong: a sentence for a person.
+    pub abnormal: Option<String>,
+}
+
+fn needed(capability: Option<&Capability>) -> Result<&Capability> {
+    let capability =
+        capability.ok_or_else(|| CsiError::invalid("the volume capability is missing"))?;
+    capability.check()?;
+    Ok(capability)
+}
+
+fn not_staged(timeline: &TimelineInfo) -> CsiError {
+    CsiError::new(
+        Code::FailedPrecondition,
+        format!("{} is not staged on this node", timeline.name),
+    )
+}
+
+impl Driver {
+    /// Mounts a volume at its staging path, or finds it mounted there.
+    ///
+    /// # Errors
+    /// `NotFound`, `InvalidArgument`, `FailedPrecondition` when it is mounted elsewhere or the place is in use.
+    pub fn stage(&self, request: &Stage) -> Result<()> {
+        let staging = self.targets.parse(&request.staging)?;
+        let capability = needed(request.capability.as_ref())?;
+        let _held = self.locks.take(request.volume.as_str())?;
+        let timeline = self.existing(&request.volume)?;
+        self.mount_at(
+            &timeline,
+            &staging,
+            capability.reads_only(),
+            capability.group,
+        )
+    }
+
+    /// Mounts a timeline at a place, or finds it mounted there.
+    pub(super) fn mount_at(
+        &self,
+        timeline: &TimelineInfo,
+        place: &Target,
+        read_only: bool,
+        group: Option<u32>,
+    ) -> Result<()> {
+        if let Some(mount) = self.mount_of(timeline.id) {
+            return self.already_mounted(timeline, &mount, place, read_only, group);
+        }
+        place.make()?;
+        self.mounts.mount(MountRequest {
+            id: mount_id(timeline.id),
+            point: Point::Now(timeline.id),
+            mount_point: place.path().to_owned(),
+            mode: None,
+            read_only,
+            group,
+            label: timeline.name.clone(),
+        })?;
+        Ok(())
+    }
+
+    fn already_mounted(
+        &self,
+        timeline: &TimelineInfo,
+        mount: &MountInfo,
+        place: &Target,
+        read_only: bool,
+        group: Option<u32>,
+    ) -> Result<()> {
+        if mount.detached {
+            return Err(CsiError::new(
+                Code::Aborted,
+                format!(
+                    "an earlier mount of {} is still in use; it goes with its last user",
+                    timeline.name
+                ),
+            ));
+        }
+        if mount.mount_point != place.path() {
+            return Err(CsiError::new(
+                Code::FailedPrecondition,
+                format!(
+                    "{} is mounted at {} already",
+                    timeline.name,
+                    mount.mount_point.display()
+                ),
+            ));
+        }
+        let shown_read_only = read_only || timeline.settings.read_only;
+        if mount.read_only != shown_read_only || mount.group != group {
+            return Err(CsiError::new(
+                Code::AlreadyExists,
+                format!("{} is mounted there in another way", timeline.name),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Ends the node's mount of a volume; what was written is in the engine afterwards. One that is not mounted is fine.
+    ///
+    /// # Errors
+    /// `InvalidArgument`; what the write-back says.
+    pub fn unstage(&self, volume: &str, staging: &str) -> Result<()> {
+        let staging = self.targets.parse(staging)?;
+        if volume.is_empty() {
+            return Err(CsiError::invalid("the volume id is missing"));
+        }
+        let _held = self.locks.take(volume)?;
+        if let Some(timeline) = self.find(volume)?
+            && let Some(mount) = self.mount_of(timeline.id)
+            && mount.mount_point == staging.path()
+        {
+            self.mounts.unmount(&mount.id, true)?;
+        }
+        Ok(())
+    }
+
+    /// Shows a staged volume at a pod's path, or finds it there.
+    ///
+    /// # Errors
+    /// `NotFound`, `InvalidArgument`, `FailedPrecondition` when it is not staged, has its one writer, or the place is in
+    /// use.
+    pub fn publish(&self, request: &Publish) -> Result<()> {
+        let target = self.targets.parse(&request.target)?;
+        let capability = needed(request.capability.as_ref())?;
+        if request.volume.is_empty() {
+            return Err(CsiError::invalid("the volume id is missing"));
+        }
+        if request.staging.is_empty() {
+            return Err(CsiError::invalid("the staging path is missing"));
+        }
+        let staging = self.targets.parse(&request.staging)?;
+        let _held = self.locks.take(request.volume.as_str())?;
+        let timeline = self.existing(&request.volume)?;
+        let mount = self
+            .mount_of(timeline.id)
+            .filter(|mount| mount.mount_point == staging.path() && !mount.detached)
+            .ok_or_else(|| not_staged(&timeline))?;
+        let read_only = request.read_only || capability.reads_only();
+        let lines = mounted()?;
+        let staged = lines
+            .iter()
+            .rfind(|line| line.point == mount.mount_point && line.kind == mount::TYPE)
+            .ok_or_else(|| not_staged(&timeline))?;
+        match lines.iter().rfind(|line| line.point == target.path()) {
+            Some(line) if line.device != staged.device => {
+                return Err(CsiError::new(
+                    Code::FailedPrecondition,
+                    format!(
+                        "{} is in use: {} is mounted there",
+                        target.path().display(),
+                        line.source
+                    ),
+                ));
+            }
+            Some(line) if line.read_only() != (read_only || mount.read_only) => {
+                return Err(CsiError::new(
+                    Code::AlreadyExists,
+                    format!(
+                        "{} is published there, {}",
+                        timeline.name,
+                        if read_only { "writable" } else { "read-only" }
+                    ),
+                ));
+            }
+            Some(_) => return Ok(()),
+            None => {}
+        }
+        if capability.access == AccessMode::SingleNodeSingleWriter
+            && let Some(other) = lines
+                .iter()
+                .find(|line| line.device == staged.device && line.point != mount.mount_point)
+        {
+            return Err(CsiError::new(
+                Code::FailedPrecondition,
+                format!(
+                    "{} has its one writer, at {}",
+                    timeline.name,
+                    other.point.display()
+                ),
+            ));
+        }
+        target.bind(staging.path(), read_only)
+    }
+
+    /// Takes a volume from a pod's path. One that is not there is fine.
+    ///
+    /// # Errors
+    /// `InvalidArgument`, `DeadlineExceeded`.
+    pub fn unpublish(&self, volume: &str, target: &str) -> Result<()> {
+        let target = self.targets.parse(target)?;
+        if volume.is_empty() {
+            return Err(CsiError::invalid("the volume id is missing"));
+        }
+        let _held = self.locks.take(volume)?;
+        self.drop_ephemeral(volume)?;
+        target.clear()
+    }
+
+    /// Figures of a volume that is mounted at `path`. Asks the engine, never the path.
+    ///
+    /// # Errors
+    /// `NotFound`, `InvalidArgument`.
+    pub fn stats(&self, volume: &str, path: &str) -> Result<VolumeStats> {
+        if volume.is_empty() {
+            return Err(CsiError::invalid("the volume id is missing"));
+        }
+        if path.is_empty() {
+            return Err(CsiError::invalid("the volume path is missing"));
+        }
+        let timeline = match self.ephemeral(volume)? {
+            Some(timeline) => timeline,
+            None => self.existing(volume)?,
+        };
+        // A path that could never be one of ours has no volume either.
+        let place = self
+            .targets
+            .parse(path)
+            .map_err(|error| CsiError::not_found(error.message))?;
+        let here = place.mounted()?;
+        if !here.is_some_and(|line| line.kind == mount::TYPE) {
+            return Err(CsiError::not_found(format!(
+                "{volume} is not mounted at {}",
+                place.path().display()
+            )));
+        }
+        self.figures(&timeline)
+    }
+
+    fn figures(&self, timeline: &TimelineInfo) -> Result<VolumeStats> {
+        let volume = self
+            .engine
+            .volume(Point::Now(timeline.id), VolumeOptions { origin: 0 })?;
+        let figures = volume.stat_fs()?;
+        let used = figures.bytes_total.saturating_sub(figures.bytes_free);
+        let inodes_used = figures.inodes_total.saturating_sub(figures.inodes_free);
+        let served = self.mount_of(timeline.id).is_some();
+        Ok(VolumeStats {
+            bytes: [figures.bytes_total, used, figures.bytes_available],
+            inodes: [figures.inodes_total, inodes_used, figures.inodes_free],
+            abnormal: if served {
+                self.describe(timeline).abnormal
+            } else {
+                Some("nobody serves its mount".to_owned())
+            },
+        })
+    }
+}
+
+fn mounted() -> Result<Vec<MountLine>> {
+    mount::mounted()
+        .map_err(|error| CsiError::new(Code::Internal, format!("cannot read the mounts: {error}")))
+}
