@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup run test unit e2e lint bench generate clean
+.PHONY: help setup run test unit e2e csi-sanity lint bench generate clean
 
 # A caller without an environment (cron, a service) has neither. Whatever its PATH has comes first; the end is where
 # rustup puts cargo.
@@ -26,7 +26,7 @@ LOCKED := --locked
 CAPPED := ulimit -v 12582912;
 
 help: ## list the targets
-	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
 run: ## the main job: build, then play examples/quickstart.yaml on a real tree and show the forks
 	@./e2e/setup build
@@ -38,13 +38,17 @@ test: unit e2e ## every test: unit, model, crash, then other people's suites and
 
 # What passing tests print is shown too: seeds, and how long a takeover stalled.
 unit: ## the tests of the crates alone
-	@./e2e/setup build test cluster
+	@./e2e/setup build test cluster sanity
 	$(CAPPED) $(CARGO) test $(LOCKED) --workspace --exclude e2e --no-fail-fast -- --show-output
 
 e2e: ## the suites and the real work on mounts made by `anabranch play`
 	@./e2e/setup build test
 	$(CARGO) build $(LOCKED) --workspace --bins
 	$(CAPPED) $(CARGO) test $(LOCKED) --package e2e --no-fail-fast -- --nocapture --test-threads=1
+
+csi-sanity: ## the conformance suite of the container storage interface, against the driver on its socket
+	@./e2e/setup build sanity
+	$(CAPPED) $(CARGO) test $(LOCKED) --package csi-driver --test csi_sanity -- --nocapture
 
 lint: ## formatting, clippy, documentation, generated files, licences, advisories, shell scripts
 	@./e2e/setup build lint
@@ -61,7 +65,7 @@ generate: ## write the generated files again (custom resource definitions)
 	$(CARGO) run $(LOCKED) --package crds --bin crdgen
 
 setup: ## only install what the other targets need
-	@./e2e/setup build test lint cluster
+	@./e2e/setup build test lint cluster sanity
 
 clean: ## remove what was built here (the cache stays: see docs/development.md)
 	$(CARGO) clean
