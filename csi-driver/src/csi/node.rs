@@ -261,7 +261,7 @@ impl Driver {
             .parse(path)
             .map_err(|error| CsiError::not_found(error.message))?;
         let here = place.mounted()?;
-        if !here.is_some_and(|line| line.kind == mount::TYPE) {
+        if here.is_none_or(|line| line.kind != mount::TYPE) {
             return Err(CsiError::not_found(format!(
                 "{volume} is not mounted at {}",
                 place.path().display()
