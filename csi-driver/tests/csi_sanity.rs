@@ -6,42 +6,13 @@ mod csi_common;
 mod support;
 
 use std::fs;
-use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
 use csi_common::Node;
-use support::{can_mount, watchdog};
+use support::{can_mount, find_tool, watchdog};
 
 const NAME: &str = "csi_sanity_passes";
-
-/// The suite: from `CSI_SANITY`, from PATH, or where `e2e/setup` builds it.
-fn find() -> Option<PathBuf> {
-    if let Some(named) = std::env::var_os("CSI_SANITY") {
-        return Some(named.into());
-    }
-    let cache = std::env::var_os("ANABRANCH_CACHE")
-        .map(PathBuf::from)
-        .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache/anabranch")));
-    let built = cache.into_iter().flat_map(|cache| {
-        let tools = fs::read_dir(cache.join("tools"))
-            .into_iter()
-            .flatten()
-            .flatten();
-        let mut found: Vec<PathBuf> = tools
-            .filter(|entry| entry.file_name().to_string_lossy().starts_with("csi-test-"))
-            .map(|entry| entry.path().join("bin/csi-sanity"))
-            .collect();
-        found.sort();
-        found
-    });
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path)
-        .map(|folder| folder.join("csi-sanity"))
-        .chain(built)
-        .filter(|program| program.is_file())
-        .last()
-}
 
 /// Specs that are left out, with a reason each: `pattern # reason`.
 fn exceptions() -> Vec<String> {
@@ -63,7 +34,7 @@ fn csi_sanity_passes() {
     if !can_mount(NAME) {
         return;
     }
-    let Some(program) = find() else {
+    let Some(program) = find_tool("csi-test", "csi-sanity") else {
         assert!(
             std::env::var_os("CI").is_none_or(|ci| ci != "true"),
             "{NAME}: CI must have csi-sanity (e2e/setup sanity)"

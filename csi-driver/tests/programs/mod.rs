@@ -50,17 +50,15 @@ pub fn run() {
 
 /// The program fsx; where it is missing the test is named, and in CI fails.
 pub fn find_fsx(test: &str) -> Option<PathBuf> {
-    let found = std::env::var_os("FSX").map(PathBuf::from).or_else(|| {
-        std::env::split_paths(&std::env::var_os("PATH")?)
-            .map(|folder| folder.join("fsx"))
-            .find(|path| path.is_file())
-    });
+    let found = std::env::var_os("FSX")
+        .map(PathBuf::from)
+        .or_else(|| crate::support::find_tool("fsx", "fsx"));
     if found.is_none() {
         assert!(
             std::env::var_os("CI").is_none_or(|ci| ci != "true"),
-            "{test}: CI must have fsx in PATH"
+            "{test}: CI must have fsx (e2e/setup test)"
         );
-        eprintln!("NOT RUN: {test}: needs fsx (cargo install fsx --version 0.3.2 --locked)");
+        eprintln!("NOT RUN: {test}: needs fsx (e2e/setup test)");
     }
     found
 }

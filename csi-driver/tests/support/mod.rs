@@ -21,6 +21,30 @@ pub fn can_mount(test: &str) -> bool {
     able
 }
 
+/// A program that others wrote: from PATH, or where `e2e/setup` builds it (`package-VERSION/bin` in the cache).
+pub fn find_tool(package: &str, program: &str) -> Option<PathBuf> {
+    let cache = std::env::var_os("ANABRANCH_CACHE")
+        .map(PathBuf::from)
+        .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache/anabranch")))?;
+    let mut built: Vec<PathBuf> = std::fs::read_dir(cache.join("tools"))
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter(|entry| {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            name.strip_prefix(package)
+                .is_some_and(|version| version.starts_with('-'))
+        })
+        .map(|entry| entry.path().join("bin").join(program))
+        .collect();
+    built.sort();
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .map(|folder| folder.join(program))
+        .chain(built.into_iter().rev())
+        .find(|program| program.is_file())
+}
+
 /// A folder with a store, a keeper and mounts; whatever happens, nothing stays mounted.
 pub struct Place {
     pub root: PathBuf,
