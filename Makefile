@@ -50,7 +50,7 @@ csi-sanity: ## the conformance suite of the container storage interface, against
 	@./e2e/setup build sanity
 	$(CAPPED) $(CARGO) test $(LOCKED) --package csi-driver --test csi_sanity -- --nocapture
 
-lint: ## formatting, clippy, documentation, generated files, licences, advisories, shell scripts
+lint: ## formatting, clippy, documentation, generated files, licences, advisories, the rendered chart, shell scripts
 	@./e2e/setup build lint
 	@./e2e/lint
 

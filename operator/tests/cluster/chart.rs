@@ -49,7 +49,9 @@ async fn install(f: &Fixture, mut object: Value) -> Result<(), String> {
     let namespaced = ![
         "ClusterRole",
         "ClusterRoleBinding",
+        "CSIDriver",
         "CustomResourceDefinition",
+        "StorageClass",
         "ValidatingAdmissionPolicy",
         "ValidatingAdmissionPolicyBinding",
     ]
@@ -90,6 +92,11 @@ async fn the_chart_is_taken_by_an_api_server_with_every_value() {
         "node.importRoots={/srv/datasets,/srv/more}",
         "imagePullSecrets[0].name=registry",
         "metrics.serviceMonitor=true",
+        "csi.snapshots.enabled=true",
+        "csi.snapshots.groups=true",
+        "csi.storageClass.default=true",
+        "csi.storageClass.parameters.retain=1h",
+        "keeper.abandonAfter=10m",
         "operator.replicas=1",
         "operator.nodeSelector.disk=ssd",
         "image.tag=1.2.3",
@@ -100,8 +107,13 @@ async fn the_chart_is_taken_by_an_api_server_with_every_value() {
         for object in objects {
             let kind = object["kind"].as_str().unwrap().to_owned();
             kinds.push(kind.clone());
-            // Of the Prometheus operator, which is not here.
-            if kind != "ServiceMonitor" {
+            // Of the Prometheus operator and of the snapshot controller, which are not here.
+            let foreign = [
+                "ServiceMonitor",
+                "VolumeSnapshotClass",
+                "VolumeGroupSnapshotClass",
+            ];
+            if !foreign.contains(&kind.as_str()) {
                 install(&f, object).await.unwrap();
             }
         }
@@ -109,6 +121,8 @@ async fn the_chart_is_taken_by_an_api_server_with_every_value() {
         kinds.dedup();
         println!("chart with {what}: {}", kinds.join(", "));
         for kind in [
+            "CSIDriver",
+            "StorageClass",
             "CustomResourceDefinition",
             "Deployment",
             "DaemonSet",
@@ -125,6 +139,9 @@ async fn the_chart_is_taken_by_an_api_server_with_every_value() {
         ("node.importRoot={/a}", "importRoot"),
         ("operator.replicas=0", "replicas"),
         ("node.dataDir=relative", "dataDir"),
+        ("keeper.abandonAfter=soon", "abandonAfter"),
+        ("sidecars.provisioner.version=v1", "version"),
+        ("csi.storageClass.parameters.bytes=1Gi", "bytes"),
     ] {
         let refused = render(&helm, &[wrong]).unwrap_err();
         assert!(refused.contains(named), "{refused}");
