@@ -8,6 +8,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let files = protox::compile(["proto/csi.proto"], ["proto"])?;
         tonic_prost_build::configure()
             .build_client(true)
+            // A call that a service does not offer is answered with Unimplemented.
+            .generate_default_stubs(true)
             .compile_fds(files)?;
     }
     Ok(())

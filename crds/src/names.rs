@@ -42,6 +42,9 @@ pub const LABEL_IMPORT: &str = "anabranch.dev/import";
 /// Label of a bucket's engine timeline: `true` when its Bucket is gone and the data was kept (`deletionPolicy: Retain`).
 pub const LABEL_RETAINED: &str = "anabranch.dev/retained";
 
+/// Label of a BucketFork that is a pod's inline volume: a hash of the volume's id (32 hexadecimal digits).
+pub const LABEL_INLINE: &str = "anabranch.dev/inline-volume";
+
 /// Label of a node, and key of a volume's topology: the name of the node that holds a volume's data.
 pub const TOPOLOGY_NODE: &str = "topology.csi.anabranch.dev/node";
 /// Prefix of the id of a volume; the engine's id of its timeline follows (32 hexadecimal digits).

@@ -7,6 +7,8 @@
 mod act;
 pub mod get;
 mod import;
+#[cfg(feature = "cluster")]
+pub mod inline;
 pub mod labels;
 #[cfg(feature = "cluster")]
 mod look;
@@ -15,6 +17,7 @@ pub mod node;
 pub mod objects;
 mod observe;
 mod reconcile;
+pub mod retention;
 mod roots;
 
 pub use reconcile::{Agent, Pass};

@@ -28,7 +28,7 @@ use operator::cluster::write::{MANAGER_NODE, WriteError, Writer, answered};
 use operator::owner::{is_retained, key_of};
 use operator::{Action, Options, Plan, World, plan};
 use storage_engine::Engine;
-use tokio::sync::watch as signal;
+use tokio::sync::{mpsc, watch as signal};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -112,19 +112,48 @@ struct Node {
     metrics: Arc<Metrics>,
 }
 
+/// What an agent works with.
+pub struct Parts {
+    /// The API server.
+    pub client: Client,
+    /// The node's store.
+    pub engine: Engine,
+    /// What this process adds to it.
+    pub host: Arc<dyn Host>,
+    /// What it did.
+    pub metrics: Arc<Metrics>,
+    /// Whether it is ready.
+    pub health: Arc<Health>,
+    /// What others in this process want looked at again.
+    pub news: mpsc::UnboundedReceiver<News>,
+}
+
+/// What an agent cannot see by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum News {
+    /// This object's timeline was mounted or unmounted.
+    Of(ObjectKey),
+    /// A command has changed something in the store.
+    Store,
+}
+
 /// Runs the agent until `end` turns true.
 ///
 /// # Errors
 /// When it cannot begin.
 pub async fn run(
-    client: Client,
-    engine: Engine,
-    host: Arc<dyn Host>,
+    parts: Parts,
     settings: Settings,
-    metrics: Arc<Metrics>,
-    health: Arc<Health>,
     mut end: signal::Receiver<bool>,
 ) -> Result<(), NodeError> {
+    let Parts {
+        client,
+        engine,
+        host,
+        metrics,
+        health,
+        mut news,
+    } = parts;
     let mut began = false;
     while !began {
         // Without an API server there is nothing to begin with; with the wrong one, nothing to be done.
@@ -184,9 +213,22 @@ pub async fn run(
         tasks.spawn(node.clone().work());
     }
     tasks.spawn(node.clone().measure(end.clone()));
+    let hears = node.clone();
+    let hearing = tokio::spawn(async move {
+        while let Some(news) = news.recv().await {
+            match news {
+                News::Of(key) => hears.queue.add(key),
+                News::Store => {
+                    let all = hears.cache.all();
+                    all.iter().for_each(|object| hears.queue.add(object.key()));
+                }
+            }
+        }
+    });
     // An error means that nobody can say any more when to end.
     let _ = end.wait_for(|end| *end).await;
     health.ready.store(false, Ordering::Relaxed);
+    hearing.abort();
     queue.close();
     let finish = async { while tasks.join_next().await.is_some() {} };
     if tokio::time::timeout(END_WAIT, finish).await.is_err() {

@@ -1,10 +1,12 @@
 //! What all operations share: the engine, its mounts, the node, and the locks.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use storage_engine::{Engine, TimelineId, TimelineInfo};
 
 use super::error::{Code, CsiError, Result};
+use super::forks::EphemeralForks;
 use super::ids::VolumeId;
 use super::locks::Locks;
 use super::target::Targets;
@@ -29,6 +31,10 @@ pub struct Options {
     pub node: String,
     /// The kubelet's directory: nothing is published outside of it.
     pub kubelet_directory: PathBuf,
+    /// Where the forks of ephemeral volumes come from.
+    pub forks: Arc<dyn EphemeralForks>,
+    /// Called after a timeline was mounted or unmounted.
+    pub mounted: Arc<dyn Fn(&TimelineInfo) + Send + Sync>,
 }
 
 /// The volumes of a node. Cloning gives another handle.
@@ -39,6 +45,8 @@ pub struct Driver {
     pub(super) node: String,
     pub(super) targets: Targets,
     pub(super) locks: Locks,
+    pub(super) forks: Arc<dyn EphemeralForks>,
+    on_mounted: Arc<dyn Fn(&TimelineInfo) + Send + Sync>,
 }
 
 impl Driver {
@@ -63,6 +71,8 @@ impl Driver {
             mounts: options.mounts,
             node: options.node,
             locks: Locks::default(),
+            forks: options.forks,
+            on_mounted: options.mounted,
         })
     }
 
@@ -91,6 +101,11 @@ impl Driver {
         }
         self.find(id)?
             .ok_or_else(|| CsiError::not_found(format!("there is no volume {id:?} on this node")))
+    }
+
+    /// Says that a timeline was mounted or unmounted.
+    pub(super) fn mounted(&self, timeline: &TimelineInfo) {
+        (self.on_mounted)(timeline);
     }
 
     /// The mount of a timeline that this driver made.

@@ -1,22 +1,25 @@
-//! Volumes that live as long as their pod: a fork that is made when the pod's volume is published and deleted when it
+//! Volumes that live as long as their pod: a fork that is made when the pod's volume is published and dropped when it
 //! is unpublished.
 
 use std::collections::BTreeMap;
 
-use storage_engine::{Durability, ForkRequest, Point, Quota, Settings, TimelineInfo};
+use storage_engine::{Quota, TimelineInfo};
 
 use super::capability::Capability;
 use super::driver::{Driver, present};
 use super::error::{Code, CsiError, Result};
+use super::forks::{EphemeralFork, Pod, SourceKind};
+use super::ids::VolumeId;
 use super::limits::Parameters;
 use super::names::{EPHEMERAL, engine_name};
+use crate::mounts::MountInfo;
 
 /// Attribute by which the kubelet says that a volume is of this kind.
 const MARK: &str = "csi.storage.k8s.io/ephemeral";
-/// Attribute with the namespace of the pod.
+/// Attributes with the pod's namespace, name and uid.
 const NAMESPACE: &str = "csi.storage.k8s.io/pod.namespace";
-/// The attributes that name what is forked; exactly one is needed.
-const SOURCES: [&str; 3] = ["bucket", "snapshot", "fork"];
+const NAME: &str = "csi.storage.k8s.io/pod.name";
+const UID: &str = "csi.storage.k8s.io/pod.uid";
 
 /// Whether the attributes of a volume are those of an ephemeral one.
 pub fn is_ephemeral(attributes: &BTreeMap<String, String>) -> bool {
@@ -25,7 +28,7 @@ pub fn is_ephemeral(attributes: &BTreeMap<String, String>) -> bool {
 
 impl Driver {
     /// Makes the fork of an ephemeral volume and mounts it at the pod's path, or finds it there.
-    /// Cost: one commit with its sync, and a mount.
+    /// Cost: that of [`EphemeralForks::make`](super::EphemeralForks::make), and a mount.
     ///
     /// # Errors
     /// `InvalidArgument` naming the attribute, `NotFound` for the source, as a publication otherwise.
@@ -41,115 +44,102 @@ impl Driver {
         let capability =
             capability.ok_or_else(|| CsiError::invalid("the volume capability is missing"))?;
         capability.check()?;
-        let name = engine_name(EPHEMERAL, volume)?;
+        let label = engine_name(EPHEMERAL, volume)?;
+        let fork = requested(volume, attributes)?;
         let _held = self.locks.take(volume)?;
-        let timeline = match present(self.engine.timeline_named(&name))? {
+        let timeline = match self.ephemeral(volume)? {
             Some(timeline) => timeline,
-            None => self.fork_ephemeral(name, attributes)?,
+            None => self.forks.make(&fork)?,
         };
         let mounted = self.mount_at(
             &timeline,
             &target,
             read_only || capability.reads_only(),
             capability.group,
+            &label,
         );
         if mounted.is_err() && self.mount_of(timeline.id).is_none() {
-            // Nothing refers to a fork that nobody could write to yet; the next try makes a new one.
-            self.engine.delete_timeline(timeline.id)?;
+            self.forks.unused(volume)?;
         }
+        self.mounted(&timeline);
         mounted
     }
 
-    fn fork_ephemeral(
-        &self,
-        name: String,
-        attributes: &BTreeMap<String, String>,
-    ) -> Result<TimelineInfo> {
-        let source = self.named_source(attributes)?;
-        let rest = attributes
-            .iter()
-            .filter(|(name, _)| !SOURCES.contains(&name.as_str()))
-            .map(|(name, value)| (name.clone(), value.clone()))
-            .collect();
-        let limits = Parameters::mutable(&rest)?;
-        if let Point::Now(timeline) = source {
-            self.mounts.sync_timeline(timeline)?;
-        }
-        Ok(self.engine.fork(ForkRequest {
-            id: None,
-            name,
-            source,
-            settings: Settings {
-                quota: Quota {
-                    bytes: limits.bytes,
-                    inodes: limits.inodes,
-                },
-                retain: limits.retain.unwrap_or_default(),
-                ..Settings::default()
-            },
-            durability: Durability::Local,
-        })?)
+    /// The mount of an ephemeral volume, if there is one of that id.
+    fn ephemeral_mount(&self, volume: &str) -> Option<MountInfo> {
+        let label = engine_name(EPHEMERAL, volume).ok()?;
+        let mut all = self.mounts.list().into_iter();
+        all.find(|mount| mount.label == label && !mount.detached)
     }
 
-    fn named_source(&self, attributes: &BTreeMap<String, String>) -> Result<Point> {
-        let mut named = SOURCES
-            .iter()
-            .filter_map(|kind| Some((*kind, attributes.get(*kind)?)));
-        let (Some((kind, object)), None) = (named.next(), named.next()) else {
-            return Err(CsiError::invalid(format!(
-                "the volume attributes must have exactly one of {}",
-                SOURCES.join(", ")
-            )));
-        };
-        let namespace = attributes.get(NAMESPACE).ok_or_else(|| {
-            CsiError::new(
-                Code::FailedPrecondition,
-                format!(
-                    "the attribute {NAMESPACE} is missing: is podInfoOnMount set on the CSIDriver?"
-                ),
-            )
-        })?;
-        if object.contains('/') || namespace.contains('/') {
-            return Err(CsiError::invalid(format!(
-                "{kind}: {object:?} is no name of an object"
-            )));
-        }
-        let engine_name = format!("{kind}/{namespace}/{object}");
-        let missing = || {
-            CsiError::not_found(format!(
-                "there is no {kind} {object} in namespace {namespace} on this node"
-            ))
-        };
-        Ok(match kind {
-            "snapshot" => Point::Snapshot(
-                present(self.engine.snapshot_named(&engine_name))?
-                    .ok_or_else(missing)?
-                    .id,
-            ),
-            _ => Point::Now(
-                present(self.engine.timeline_named(&engine_name))?
-                    .ok_or_else(missing)?
-                    .id,
-            ),
-        })
-    }
-
-    /// The timeline of an ephemeral volume, if there is one of that id.
+    /// The timeline of an ephemeral volume that is mounted.
     pub(super) fn ephemeral(&self, volume: &str) -> Result<Option<TimelineInfo>> {
-        match engine_name(EPHEMERAL, volume) {
-            Ok(name) => present(self.engine.timeline_named(&name)),
-            Err(_) => Ok(None),
+        match self.ephemeral_mount(volume) {
+            Some(mount) => present(self.engine.timeline(mount.timeline)),
+            None => Ok(None),
         }
     }
 
-    /// Unmounts and deletes an ephemeral volume; nothing when there is none of that id.
+    /// Unmounts and drops an ephemeral volume; nothing when there is none of that id.
     pub(super) fn drop_ephemeral(&self, volume: &str) -> Result<()> {
-        let Some(timeline) = self.ephemeral(volume)? else {
+        if VolumeId::parse(volume).is_some() {
             return Ok(());
-        };
-        if let Some(mount) = self.mount_of(timeline.id) {
+        }
+        if let Some(mount) = self.ephemeral_mount(volume) {
             self.mounts.unmount(&mount.id, true)?;
         }
-        Ok(self.engine.delete_timeline(timeline.id)?)
+        self.forks.free(volume)
     }
+}
+
+/// Reads what an ephemeral volume is to be.
+fn requested(volume: &str, attributes: &BTreeMap<String, String>) -> Result<EphemeralFork> {
+    let mut named = SourceKind::ALL
+        .into_iter()
+        .filter_map(|kind| Some((kind, attributes.get(kind.as_str())?)));
+    let (Some((kind, object)), None) = (named.next(), named.next()) else {
+        return Err(CsiError::invalid(format!(
+            "the volume attributes must have exactly one of {}",
+            SourceKind::ALL.map(SourceKind::as_str).join(", ")
+        )));
+    };
+    let pod = Pod {
+        namespace: attributes.get(NAMESPACE).cloned().unwrap_or_default(),
+        name: attributes.get(NAME).cloned().unwrap_or_default(),
+        uid: attributes.get(UID).cloned().unwrap_or_default(),
+    };
+    if pod.namespace.is_empty() {
+        return Err(CsiError::new(
+            Code::FailedPrecondition,
+            format!(
+                "the attribute {NAMESPACE} is missing: is podInfoOnMount set on the CSIDriver?"
+            ),
+        ));
+    }
+    let plain = |text: &str| {
+        let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-.".contains(&b);
+        !text.is_empty() && text.bytes().all(allowed)
+    };
+    if !plain(object) || !plain(&pod.namespace) {
+        return Err(CsiError::invalid(format!(
+            "{}: {object:?} in namespace {:?} is no name of an object",
+            kind.as_str(),
+            pod.namespace
+        )));
+    }
+    let rest = attributes
+        .iter()
+        .filter(|(name, _)| SourceKind::ALL.iter().all(|kind| kind.as_str() != *name))
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect();
+    let limits = Parameters::ephemeral(&rest)?;
+    Ok(EphemeralFork {
+        volume: volume.to_owned(),
+        pod,
+        source: (kind, object.clone()),
+        quota: Quota {
+            bytes: limits.bytes,
+            inodes: limits.inodes,
+        },
+    })
 }

@@ -86,6 +86,14 @@ impl Parameters {
         Self::read(given, &["bytes", "inodes", "retain"])
     }
 
+    /// Reads the attributes of an ephemeral volume, those that name its source left out.
+    ///
+    /// # Errors
+    /// As [`Parameters::of_class`].
+    pub fn ephemeral(given: &BTreeMap<String, String>) -> Result<Parameters> {
+        Self::read(given, &["bytes", "inodes"])
+    }
+
     fn read(given: &BTreeMap<String, String>, allowed: &[&str]) -> Result<Parameters> {
         let mut read = Parameters::default();
         for (name, value) in given {

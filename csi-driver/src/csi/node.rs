@@ -75,7 +75,10 @@ impl Driver {
             &staging,
             capability.reads_only(),
             capability.group,
-        )
+            &timeline.name,
+        )?;
+        self.mounted(&timeline);
+        Ok(())
     }
 
     /// Mounts a timeline at a place, or finds it mounted there.
@@ -85,6 +88,7 @@ impl Driver {
         place: &Target,
         read_only: bool,
         group: Option<u32>,
+        label: &str,
     ) -> Result<()> {
         if let Some(mount) = self.mount_of(timeline.id) {
             return self.already_mounted(timeline, &mount, place, read_only, group);
@@ -97,7 +101,7 @@ impl Driver {
             mode: None,
             read_only,
             group,
-            label: timeline.name.clone(),
+            label: label.to_owned(),
         })?;
         Ok(())
     }
@@ -154,6 +158,7 @@ impl Driver {
             && mount.mount_point == staging.path()
         {
             self.mounts.unmount(&mount.id, true)?;
+            self.mounted(&timeline);
         }
         Ok(())
     }

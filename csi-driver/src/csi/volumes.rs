@@ -251,6 +251,22 @@ impl Driver {
         Ok(capacity(changed.settings.quota))
     }
 
+    /// The same, asked by the kubelet for a volume that it has at `path`: a central driver, which has no store, left it to
+    /// the node. Asked without a size, it says the size there is.
+    ///
+    /// # Errors
+    /// As [`Driver::expand`]; `InvalidArgument` without a path.
+    pub fn expand_on_node(&self, id: &str, path: &str, range: Range) -> Result<u64> {
+        if path.is_empty() {
+            return Err(CsiError::invalid("the volume path is missing"));
+        }
+        let timeline = self.existing(id)?;
+        if range == Range::default() {
+            return Ok(capacity(timeline.settings.quota));
+        }
+        self.expand(id, range)
+    }
+
     /// Changes what a volume attributes class can say of a volume. Takes effect at once, also while it is mounted.
     ///
     /// # Errors

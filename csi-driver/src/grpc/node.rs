@@ -1,8 +1,8 @@
 //! Mounts for the pods of this node.
 
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response};
 
-use super::convert::{Answer, capability, condition, map, run, signed, topology};
+use super::convert::{Answer, capability, condition, map, range, run, signed, topology};
 use super::v1::{self, node_server};
 use crate::csi::{Driver, Publish, Stage, is_ephemeral};
 
@@ -105,11 +105,18 @@ impl node_server::Node for Node {
 
     async fn node_expand_volume(
         &self,
-        _: Request<v1::NodeExpandVolumeRequest>,
+        request: Request<v1::NodeExpandVolumeRequest>,
     ) -> Answer<v1::NodeExpandVolumeResponse> {
-        Err(Status::unimplemented(
-            "nothing is to be expanded on the node",
-        ))
+        let request = request.into_inner();
+        let asked = range(request.capacity_range)?;
+        let (id, path) = (request.volume_id, request.volume_path);
+        let bytes = run(&self.0, "NodeExpandVolume", move |driver| {
+            driver.expand_on_node(&id, &path, asked)
+        })
+        .await?;
+        Ok(Response::new(v1::NodeExpandVolumeResponse {
+            capacity_bytes: signed(bytes),
+        }))
     }
 
     async fn node_get_capabilities(
@@ -120,6 +127,7 @@ impl node_server::Node for Node {
         let all = [
             rpc::Type::StageUnstageVolume,
             rpc::Type::GetVolumeStats,
+            rpc::Type::ExpandVolume,
             rpc::Type::VolumeCondition,
             rpc::Type::SingleNodeMultiWriter,
             rpc::Type::VolumeMountGroup,

@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use tokio::net::UnixListener;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
+use tonic::transport::server::Router;
 
+use super::central::{CentralController, CentralIdentity};
 use super::controller::Controller;
 use super::group_controller::GroupController;
 use super::identity::Identity;
@@ -53,6 +55,33 @@ pub async fn serve(
     endpoint: &str,
     stop: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
+    let router = Server::builder()
+        .add_service(IdentityServer::new(Identity(driver.clone())))
+        .add_service(ControllerServer::new(Controller(driver.clone())))
+        .add_service(GroupControllerServer::new(GroupController(driver.clone())))
+        .add_service(NodeServer::new(Node(driver)));
+    serve_at(router, endpoint, stop).await
+}
+
+/// Serves the driver for what no node's can, the resizer, in the same way.
+///
+/// # Errors
+/// As [`serve`].
+pub async fn serve_central(
+    endpoint: &str,
+    stop: impl Future<Output = ()>,
+) -> Result<(), ServeError> {
+    let router = Server::builder()
+        .add_service(IdentityServer::new(CentralIdentity))
+        .add_service(ControllerServer::new(CentralController));
+    serve_at(router, endpoint, stop).await
+}
+
+async fn serve_at(
+    router: Router,
+    endpoint: &str,
+    stop: impl Future<Output = ()>,
+) -> Result<(), ServeError> {
     let path = endpoint
         .strip_prefix("unix://")
         .or_else(|| endpoint.strip_prefix("unix:"))
@@ -60,11 +89,7 @@ pub async fn serve(
         .filter(|path| path.is_absolute())
         .ok_or_else(|| ServeError::Endpoint(endpoint.to_owned()))?;
     let listener = listen(&path)?;
-    let served = Server::builder()
-        .add_service(IdentityServer::new(Identity(driver.clone())))
-        .add_service(ControllerServer::new(Controller(driver.clone())))
-        .add_service(GroupControllerServer::new(GroupController(driver.clone())))
-        .add_service(NodeServer::new(Node(driver)))
+    let served = router
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop)
         .await;
     let _ = std::fs::remove_file(&path);

@@ -55,11 +55,14 @@ impl KeeperError {
     }
 }
 
-/// How to start a keeper when none runs.
+/// Where the keeper is, and how to start one when none runs.
 #[derive(Debug, Clone)]
 pub struct StartOptions {
     /// Its directory.
     pub directory: PathBuf,
+    /// Whether to start one. False where something else runs it, for example a pod of its own: one started here would
+    /// end with this process's container.
+    pub start: bool,
     /// Its program; `None` looks at `$ANABRANCH_KEEPER`, beside this program, and in `$PATH`.
     pub program: Option<PathBuf>,
     /// See the keeper's `--abandon-after`; zero means never.
@@ -76,17 +79,18 @@ impl Client {
     /// Connects to the keeper of the directory and starts one, detached from this process, when none answers.
     ///
     /// # Errors
-    /// None can be started, or it speaks an older protocol.
+    /// None can be started, or may be ([`StartOptions::start`]) and none answers, or it speaks an older protocol.
     pub fn connect_or_start(options: &StartOptions) -> Result<Client, KeeperError> {
         let unreachable = |error| KeeperError::Unreachable {
             directory: options.directory.clone(),
             error,
         };
         prepare_directory(&options.directory).map_err(unreachable)?;
-        if let Ok(client) = Client::connect(&options.directory) {
-            return Ok(client);
+        match Client::connect(&options.directory) {
+            Ok(client) => return Ok(client),
+            Err(error) if !options.start => return Err(error),
+            Err(_) => start(options)?,
         }
-        start(options)?;
         let deadline = Instant::now() + START;
         loop {
             match Client::connect(&options.directory) {

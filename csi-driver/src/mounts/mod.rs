@@ -10,6 +10,7 @@
 
 mod end;
 mod error;
+mod host;
 mod live;
 mod make;
 mod notifier;
@@ -28,6 +29,7 @@ use parking_lot::Mutex;
 use storage_engine::{Engine, Point, TimelineId};
 
 pub use self::error::MountsError;
+pub use self::host::MountsHost;
 use self::live::Live;
 use crate::keeper::client::{Client, StartOptions};
 
@@ -41,6 +43,9 @@ const SYNC_TIMEOUT: Duration = Duration::from_secs(120);
 pub struct Options {
     /// Directory of the keeper; made if missing. Beside the store and never inside a mount.
     pub keeper_directory: PathBuf,
+    /// Start a keeper when none runs. False where a keeper is run by something else, as in a cluster by its own pod:
+    /// [`Mounts::start`] then fails while none answers, and one that goes away is waited for.
+    pub start_keeper: bool,
     /// Program of the keeper; `None` finds it beside this program.
     pub keeper_program: Option<PathBuf>,
     /// When no process has served for so long, a started keeper unmounts everything; zero means never.
@@ -52,6 +57,7 @@ impl Options {
     pub fn new(directory: impl Into<PathBuf>) -> Options {
         Options {
             keeper_directory: directory.into(),
+            start_keeper: true,
             keeper_program: None,
             abandon_after: Duration::ZERO,
         }
@@ -133,13 +139,14 @@ enum Slot {
 }
 
 impl Mounts {
-    /// Finds the keeper or starts one. Nothing is served yet: call [`Mounts::take_over`] next.
+    /// Finds the keeper, or starts one where the options say so. Nothing is served yet: call [`Mounts::take_over`] next.
     ///
     /// # Errors
-    /// No keeper can be started.
+    /// No keeper answers, and none can or may be started.
     pub fn start(options: Options, engine: Engine) -> Result<Mounts, MountsError> {
         let options = StartOptions {
             directory: options.keeper_directory,
+            start: options.start_keeper,
             program: options.keeper_program,
             abandon_after: options.abandon_after,
         };

@@ -16,7 +16,7 @@ impl Inner {
             }
             return;
         }
-        tracing::warn!("the keeper is gone; another one is started");
+        tracing::warn!("the keeper is gone; looks for another one");
         let fresh = match Client::connect_or_start(&self.options) {
             Ok(fresh) => fresh,
             Err(error) => {

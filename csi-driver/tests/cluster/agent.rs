@@ -20,6 +20,27 @@ pub struct Agent {
 impl Agent {
     /// Starts one on a data directory below `place`; what it logs is appended to a file there.
     pub fn start(cluster: &Cluster, node: &str, place: &Path, import_roots: &[&Path]) -> Self {
+        Self::with(cluster, node, place, import_roots, &[])
+    }
+
+    /// The same with volumes: with a keeper, a socket and a kubelet's directory below `place`.
+    pub fn with_volumes(cluster: &Cluster, node: &str, place: &Path, roots: &[&Path]) -> Self {
+        let path = |name: &str| place.join(name).to_str().unwrap().to_owned();
+        let volumes = [
+            format!("--csi-socket=unix://{}", path("csi.sock")),
+            format!("--kubelet-dir={}", path("kubelet")),
+            format!("--keeper-dir={}", path("keeper")),
+        ];
+        Self::with(cluster, node, place, roots, &volumes)
+    }
+
+    fn with(
+        cluster: &Cluster,
+        node: &str,
+        place: &Path,
+        import_roots: &[&Path],
+        more: &[String],
+    ) -> Self {
         let port = free_port().unwrap();
         let log = place.join(format!("{node}.log"));
         let file = std::fs::OpenOptions::new()
@@ -43,6 +64,7 @@ impl Agent {
             .arg("--data")
             .arg(place.join(node))
             .args(["--listen", &format!("127.0.0.1:{port}")])
+            .args(more)
             .env("KUBECONFIG", cluster.kubeconfig_of(NODE).unwrap())
             .stdin(Stdio::null())
             .stdout(Stdio::null())

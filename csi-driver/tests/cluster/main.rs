@@ -10,7 +10,10 @@
 
 mod agent;
 mod life;
+#[path = "../support/mod.rs"]
+mod mounting;
 mod outage;
 mod scale;
 #[path = "../../../operator/tests/cluster/support.rs"]
 mod support;
+mod volumes;

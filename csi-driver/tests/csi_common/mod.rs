@@ -3,8 +3,11 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use csi_driver::csi::{AccessMode, Capability, CreateVolume, Driver, Options, Range, Volume};
+use csi_driver::csi::{
+    AccessMode, Capability, CreateVolume, Driver, EngineForks, Options, Range, Volume,
+};
 use csi_driver::grpc;
 use csi_driver::mounts::Mounts;
 use storage_engine::Engine;
@@ -35,6 +38,8 @@ impl Node {
             mounts: mounts.clone(),
             node: "node-1".into(),
             kubelet_directory: kubelet.clone(),
+            forks: Arc::new(EngineForks::new(engine.clone(), mounts.clone())),
+            mounted: Arc::new(|_| {}),
         })
         .unwrap();
         Node {

@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use operator::cluster::controller::{self, Settings};
 use operator::cluster::http::{self, Health};
 use operator::cluster::metrics::Metrics;
+use operator::cluster::signals;
 use operator::cluster::write::Writer;
 use tracing_subscriber::EnvFilter;
 
@@ -100,36 +101,13 @@ async fn run(arguments: Arguments) -> ExitCode {
     };
     let (metrics, health) = (Metrics::new("operator"), Arc::new(Health::default()));
     tokio::spawn(http::serve(listener, health.clone(), metrics.clone()));
-    let (stop, end) = tokio::sync::watch::channel(false);
-    let asked = Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let told = asked.clone();
-    tokio::spawn(async move {
-        wait_for_signal().await;
-        told.store(true, std::sync::atomic::Ordering::Relaxed);
-        stop.send_replace(true);
-    });
-    controller::run(client, settings, metrics, health, end).await;
-    if asked.load(std::sync::atomic::Ordering::Relaxed) {
+    let end = signals::end();
+    controller::run(client, settings, metrics, health, end.clone()).await;
+    // It also ends when it leads no more, and is to be started anew then.
+    if *end.borrow() {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
-    }
-}
-
-async fn wait_for_signal() {
-    use tokio::signal::unix::{SignalKind, signal};
-    match (
-        signal(SignalKind::terminate()),
-        signal(SignalKind::interrupt()),
-    ) {
-        (Ok(mut terminate), Ok(mut interrupt)) => {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-        }
-        // Without a handler a signal ends the process, and another operator takes over.
-        _ => std::future::pending().await,
     }
 }
 

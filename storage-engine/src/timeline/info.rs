@@ -92,6 +92,15 @@ impl Engine {
             .collect()
     }
 
+    /// Whether some timeline retains its history, so that epochs have to be closed by a timer ([`Engine::tick`]).
+    /// Cost: the number of timelines.
+    pub fn retains_history(&self) -> bool {
+        let catalog = self.inner.catalog.read();
+        catalog
+            .timelines_by_name()
+            .any(|timeline| !timeline.settings.retain.is_zero())
+    }
+
     /// Timelines that were deleted and that the collector has not forgotten: descendants may read them.
     pub fn deleted_timelines(&self) -> Vec<TimelineInfo> {
         let catalog = self.inner.catalog.read();

@@ -1,6 +1,5 @@
 //! `anabranch play`.
 
-mod host;
 mod manifests;
 mod signals;
 mod voice;
@@ -9,23 +8,21 @@ mod watch;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 use clap::Args;
 use csi_driver::agent::objects::{DIRECTORY, Objects};
-use csi_driver::agent::{Agent, Pass};
-use csi_driver::mounts::{Mounts, MountsError, Options as MountOptions};
+use csi_driver::agent::{Agent, Pass, retention};
+use csi_driver::mounts::{Mounts, MountsError, MountsHost, Options as MountOptions};
 use csi_driver::owner::{Client, Context, Failure, Host, Outcome, Server};
 use parking_lot::Mutex;
 use storage_engine::{Engine, ErrorKind, GcSchedule, Options};
 
 use crate::session::Session;
-use host::PlayHost;
 use manifests::Manifests;
 use voice::Voice;
-use volumes::{Volumes, failure, tidy_all};
+use volumes::{Volumes, tidy_all};
 use watch::Watch;
 
 /// How long programs may go on using a mount after the end was asked for.
@@ -38,8 +35,6 @@ const IMPORT_PATIENCE: Duration = Duration::from_millis(700);
 const IMPORT_LOOK: Duration = Duration::from_secs(1);
 /// Between two tries to mount what could not be mounted.
 const MOUNT_AGAIN: Duration = Duration::from_secs(2);
-/// Between two closings of the epoch, where a past instant has to be readable.
-const TICK: Duration = Duration::from_secs(1);
 
 /// Makes real what manifests ask for, mounts every fork, and follows the manifests until it is stopped.
 #[derive(Args)]
@@ -82,7 +77,6 @@ struct Running {
     objects: Objects,
     volumes: Option<Volumes>,
     voice: Voice,
-    retaining: Arc<AtomicBool>,
     once: bool,
 }
 
@@ -113,11 +107,21 @@ impl Play {
         let engine = open(session)?;
         let mut voice = Voice::new();
         let mounts = self.mounts(session, &engine, &mut voice)?;
-        let host = PlayHost::new(mounts.clone(), wake.clone());
+        let (changed, stopped) = (Mutex::new(wake.clone()), Mutex::new(wake.clone()));
+        let host: Arc<dyn Host> = Arc::new(MountsHost::new(
+            mounts.clone(),
+            move || {
+                let _ = changed.lock().send(Wake::Changed);
+            },
+            move || {
+                let stopping = stopped.lock().send(Wake::Stop);
+                stopping.map_err(|_| Failure::owner("it is ending already"))
+            },
+        ));
         let context = Context {
             engine: engine.clone(),
             data: session.data().to_owned(),
-            host: Arc::clone(&host) as Arc<dyn Host>,
+            host: Arc::clone(&host),
         };
         let server = Server::start(session.data(), context)?;
         let outcome = self.play(session, &engine, host, mounts.clone(), voice, wake, &woken);
@@ -143,8 +147,8 @@ impl Play {
             .map_err(|e| Failure::new("Io", format!("cannot make {}: {e}", directory.display())))?;
         let directory = std::fs::canonicalize(&directory).unwrap_or(directory);
         let mounts = Mounts::start(MountOptions::new(directory), engine.clone())
-            .map_err(|e| failure(&e).then("With --no-mount it plays without mounts."))?;
-        let taken = mounts.take_over().map_err(|e| failure(&e))?;
+            .map_err(|e| Failure::from(e).then("With --no-mount it plays without mounts."))?;
+        let taken = mounts.take_over()?;
         let served = taken.iter().filter(|one| one.outcome.is_ok()).count();
         if served > 0 {
             voice.line(&format!(
@@ -163,7 +167,7 @@ impl Play {
         if serve {
             return Ok(Some(mounts));
         }
-        mounts.shut_down(PATIENCE).map_err(|e| failure(&e))?;
+        mounts.shut_down(PATIENCE)?;
         Ok(None)
     }
 
@@ -172,7 +176,7 @@ impl Play {
         &self,
         session: &Session,
         engine: &Engine,
-        host: Arc<PlayHost>,
+        host: Arc<dyn Host>,
         mounts: Option<Mounts>,
         mut voice: Voice,
         wake: Sender<Wake>,
@@ -199,8 +203,7 @@ impl Play {
             session.data().display(),
             std::process::id()
         ));
-        let retaining = Arc::new(AtomicBool::new(false));
-        tick(engine.clone(), Arc::clone(&retaining))?;
+        retention::keep(engine.clone())?;
         let mut running = Running {
             engine: engine.clone(),
             agent,
@@ -209,7 +212,6 @@ impl Play {
             objects: Objects::load(session.data())?,
             volumes: mounts.map(|mounts| Volumes::new(mounts, &top)),
             voice,
-            retaining,
             once: self.once,
         };
         let outcome = running.follow(woken);
@@ -232,7 +234,7 @@ impl Play {
         let unmounted = match mounts {
             Some(mounts) => {
                 name_busy(&mounts);
-                mounts.shut_down(PATIENCE).map_err(|e| failure(&e))
+                mounts.shut_down(PATIENCE).map_err(Failure::from)
             }
             None => Ok(()),
         };
@@ -267,13 +269,6 @@ impl Running {
             self.voice.complaints(&complaints);
             let pass = self.agent.pass(&mut self.objects)?;
             self.voice.states(&pass, &self.objects);
-            self.retaining.store(
-                self.engine
-                    .timelines()
-                    .iter()
-                    .any(|info| !info.settings.retain.is_zero()),
-                Ordering::SeqCst,
-            );
             let mut again = taken.again;
             if let Some(volumes) = &mut self.volumes {
                 let round = volumes.round(&self.engine);
@@ -429,26 +424,6 @@ fn open(session: &Session) -> Outcome<Engine> {
             Err(error) => return Err(error.into()),
         }
     }
-}
-
-/// Closes the epoch every second while some timeline retains its history.
-fn tick(engine: Engine, wanted: Arc<AtomicBool>) -> Outcome {
-    std::thread::Builder::new()
-        .name("retention".to_owned())
-        .spawn(move || {
-            loop {
-                std::thread::sleep(TICK);
-                if wanted.load(Ordering::SeqCst)
-                    && let Err(error) = engine.tick()
-                {
-                    // Closed: this process is ending. Anything else shows in the next command, too.
-                    tracing::debug!(%error, "cannot close the epoch");
-                    return;
-                }
-            }
-        })
-        .map(|_| ())
-        .map_err(|e| Failure::new("Io", format!("cannot start a thread: {e}")))
 }
 
 /// Unmounts what nobody uses, and says what is in use before it is waited for.

@@ -4,8 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use csi_driver::mounts::{MountRequest, Mounts, MountsError};
-use csi_driver::owner::Failure;
+use csi_driver::mounts::{MountRequest, Mounts};
 use csi_driver::owner::name::{Kind, split_engine_name};
 use storage_engine::{Engine, Point};
 
@@ -143,12 +142,4 @@ pub fn tidy_all(top: &Path) {
 
 fn mount_id(namespace: &str, name: &str) -> String {
     format!("{namespace}.{name}")
-}
-
-/// An error of the mounts for people.
-pub fn failure(error: &MountsError) -> Failure {
-    match error {
-        MountsError::Engine(error) => Failure::from(error.clone()),
-        other => Failure::new("Mount", other.to_string()),
-    }
 }

@@ -1,33 +1,37 @@
-//! What the running play adds to its store: mounts, and a loop that hears of changes.
+//! What a process that serves mounts adds to its store: [`Host`], for the commands that come through the owner's socket
+//! and for the agent.
 
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::mpsc::Sender;
 
-use csi_driver::mounts::Mounts;
-use csi_driver::owner::{Failure, Host, Outcome};
-use parking_lot::Mutex;
 use storage_engine::TimelineId;
 
-use super::Wake;
-use super::volumes::failure;
+use super::{MountInfo, Mounts, MountsError};
+use crate::owner::{Failure, Host, Outcome};
 
-/// The host of `anabranch play`.
-pub struct PlayHost {
+/// The host around a store whose timelines are mounted by this process.
+pub struct MountsHost {
     /// `None` where nothing is mounted.
     mounts: Option<Mounts>,
-    wake: Mutex<Sender<Wake>>,
+    changed: Box<dyn Fn() + Send + Sync>,
+    stop: Box<dyn Fn() -> Outcome + Send + Sync>,
 }
 
-impl PlayHost {
-    pub fn new(mounts: Option<Mounts>, wake: Sender<Wake>) -> Arc<Self> {
-        Arc::new(Self {
+impl MountsHost {
+    /// A host. `changed` is called after a command has changed timelines or snapshots; `stop` ends this process as a signal
+    /// would.
+    pub fn new(
+        mounts: Option<Mounts>,
+        changed: impl Fn() + Send + Sync + 'static,
+        stop: impl Fn() -> Outcome + Send + Sync + 'static,
+    ) -> Self {
+        MountsHost {
             mounts,
-            wake: Mutex::new(wake),
-        })
+            changed: Box::new(changed),
+            stop: Box::new(stop),
+        }
     }
 
-    fn of(&self, timeline: TimelineId) -> Vec<csi_driver::mounts::MountInfo> {
+    fn of(&self, timeline: TimelineId) -> Vec<MountInfo> {
         let Some(mounts) = &self.mounts else {
             return Vec::new();
         };
@@ -39,12 +43,12 @@ impl PlayHost {
     }
 }
 
-impl Host for PlayHost {
+impl Host for MountsHost {
     fn sync(&self, timeline: TimelineId) -> Outcome {
         match &self.mounts {
             Some(mounts) => mounts
                 .sync_timeline(timeline)
-                .map_err(|e| failure(&e).during("cannot sync the mount")),
+                .map_err(|error| Failure::from(error).during("cannot sync the mount")),
             None => Ok(()),
         }
     }
@@ -66,7 +70,7 @@ impl Host for PlayHost {
     }
 
     fn changed(&self) {
-        let _ = self.wake.lock().send(Wake::Changed);
+        (self.changed)();
     }
 
     fn release(&self, timeline: TimelineId) -> Outcome {
@@ -77,15 +81,21 @@ impl Host for PlayHost {
             // Its data is going away, so a program that still uses it cannot keep it.
             mounts
                 .unmount(&mount.id, true)
-                .map_err(|e| failure(&e).during("cannot unmount"))?;
+                .map_err(|error| Failure::from(error).during("cannot unmount"))?;
         }
         Ok(())
     }
 
     fn stop(&self) -> Outcome {
-        self.wake
-            .lock()
-            .send(Wake::Stop)
-            .map_err(|_| Failure::owner("it is ending already"))
+        (self.stop)()
+    }
+}
+
+impl From<MountsError> for Failure {
+    fn from(error: MountsError) -> Self {
+        match error {
+            MountsError::Engine(error) => error.into(),
+            other => Failure::new("Mount", other.to_string()),
+        }
     }
 }
