@@ -5,8 +5,6 @@
 //! term there is below 2^31). It stands at `objects/<first byte>/<id>`.
 
 use std::collections::{HashMap, HashSet};
-use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,10 +13,11 @@ use parking_lot::Mutex;
 
 use crate::clock::IdSource;
 use crate::error::{Error, IoContext, Result};
+use crate::fs::{Access, File};
 use crate::ids::FileId;
 use crate::index::records::{Extent, SUM_BYTES};
 use crate::log::segment::segment_path;
-use crate::store::{Layout, sync_dir};
+use crate::store::Layout;
 
 /// At most so many files are kept open; the process has a limit of 20,000 and others need some.
 const MAX_OPEN: usize = 1024;
@@ -27,13 +26,21 @@ const OBJECT_BIT: u8 = 0x80;
 /// Open files by id.
 pub(crate) struct Blobs {
     layout: Layout,
-    open: Mutex<HashMap<FileId, Arc<File>>>,
+    open: Mutex<HashMap<FileId, Arc<dyn File>>>,
     /// Object files that no commit refers to yet.
     writing: Arc<Mutex<HashSet<FileId>>>,
     /// Whether the mark is there that says so to the next opening.
     marked: Mutex<bool>,
     /// Whether an earlier run may have left object files behind that nothing refers to.
     left_behind: AtomicBool,
+}
+
+/// An object file on its way.
+pub(crate) struct Started {
+    pub id: FileId,
+    pub file: Arc<dyn File>,
+    pub path: PathBuf,
+    pub writing: Writing,
 }
 
 /// Says that an object file is not left behind, as long as no commit refers to it.
@@ -50,7 +57,7 @@ impl Drop for Writing {
 
 impl Blobs {
     pub fn new(layout: Layout) -> Self {
-        let marked = layout.writing().exists();
+        let marked = layout.fs.exists(&layout.writing());
         Self {
             layout,
             open: Mutex::new(HashMap::new()),
@@ -80,7 +87,7 @@ impl Blobs {
         let mut marked = self.marked.lock();
         if *marked && !self.left_behind() && self.writing.lock().is_empty() {
             let path = self.layout.writing();
-            fs::remove_file(&path).context("remove", &path)?;
+            self.layout.fs.remove(&path).context("remove", &path)?;
             *marked = false;
         }
         Ok(())
@@ -102,12 +109,12 @@ impl Blobs {
     }
 
     /// The open file.
-    pub fn file(&self, id: FileId) -> Result<Arc<File>> {
+    pub fn file(&self, id: FileId) -> Result<Arc<dyn File>> {
         if let Some(file) = self.open.lock().get(&id) {
             return Ok(Arc::clone(file));
         }
         let path = self.path(id);
-        let file = Arc::new(File::open(&path).map_err(|e| {
+        let file = self.layout.fs.open(&path, Access::Read).map_err(|e| {
             if e.kind() == std::io::ErrorKind::NotFound {
                 Error::corrupt(format!(
                     "{} is missing, although stored data refers to it",
@@ -116,7 +123,7 @@ impl Blobs {
             } else {
                 Error::io("open", &path, &e)
             }
-        })?);
+        })?;
         let mut open = self.open.lock();
         if open.len() >= MAX_OPEN {
             open.clear();
@@ -141,17 +148,23 @@ impl Blobs {
         let block_start = first * SUM_BYTES;
         let block_end = (end.div_ceil(SUM_BYTES) * SUM_BYTES).min(piece.length);
         if block_start == start && block_end == end {
-            return self.read_blocks(&file, piece, first, out);
+            return self.read_blocks(&*file, piece, first, out);
         }
         let mut whole = vec![0; (block_end - block_start) as usize];
-        self.read_blocks(&file, piece, first, &mut whole)?;
+        self.read_blocks(&*file, piece, first, &mut whole)?;
         let skip = (start - block_start) as usize;
         out.copy_from_slice(&whole[skip..skip + out.len()]);
         Ok(())
     }
 
     /// Reads whole blocks from block `first` on, and verifies them.
-    fn read_blocks(&self, file: &File, piece: &Extent, first: u32, out: &mut [u8]) -> Result<()> {
+    fn read_blocks(
+        &self,
+        file: &dyn File,
+        piece: &Extent,
+        first: u32,
+        out: &mut [u8],
+    ) -> Result<()> {
         let start = first * SUM_BYTES;
         file.read_exact_at(out, piece.offset + u64::from(start))
             .map_err(|e| {
@@ -178,14 +191,17 @@ impl Blobs {
     }
 
     /// Starts an object file. It has no meaning until a commit refers to it.
-    pub fn create_object(&self, ids: &dyn IdSource) -> Result<(FileId, File, PathBuf, Writing)> {
+    pub fn create_object(&self, ids: &dyn IdSource) -> Result<Started> {
         let objects = self.layout.objects();
         {
             let mut marked = self.marked.lock();
             if !*marked {
                 let path = self.layout.writing();
-                File::create(&path).context("create", &path)?;
-                sync_dir(&self.layout.root)?;
+                self.layout
+                    .fs
+                    .open(&path, Access::Replace)
+                    .context("create", &path)?;
+                self.layout.sync_dir(&self.layout.root)?;
                 *marked = true;
             }
         }
@@ -199,27 +215,44 @@ impl Blobs {
         };
         let path = self.path(id);
         if let Some(dir) = path.parent()
-            && !dir.exists()
+            && !self.layout.fs.exists(dir)
         {
-            fs::create_dir_all(dir).context("create", dir)?;
-            sync_dir(&objects)?;
+            self.layout.fs.create_dir_all(dir).context("create", dir)?;
+            self.layout.sync_dir(&objects)?;
         }
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .open(&path)
+        let file = self
+            .layout
+            .fs
+            .open(&path, Access::CreateNew)
             .context("create", &path)?;
-        Ok((id, file, path, writing))
+        Ok(Started {
+            id,
+            file,
+            path,
+            writing,
+        })
+    }
+
+    /// Removes an object file that no commit refers to.
+    pub fn discard(&self, path: &std::path::Path) {
+        if let Err(error) = self.layout.fs.remove(path) {
+            tracing::warn!(path = %path.display(), %error,
+                "cannot remove an object file that was not finished; nothing refers to it");
+        }
+    }
+
+    /// An object file's descriptor, for whoever reads by itself.
+    pub fn descriptor(&self, id: FileId) -> Result<std::fs::File> {
+        let path = self.path(id);
+        self.layout.fs.open_descriptor(&path).context("open", &path)
     }
 
     /// Makes an object file durable and immutable.
-    pub fn seal_object(&self, file: &File, path: &std::path::Path) -> Result<()> {
-        file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o400))
-            .context("seal", path)?;
+    pub fn seal_object(&self, file: &dyn File, path: &std::path::Path) -> Result<()> {
+        file.seal().context("seal", path)?;
         file.sync_all().context("sync", path)?;
         match path.parent() {
-            Some(dir) => sync_dir(dir),
+            Some(dir) => self.layout.sync_dir(dir),
             None => Ok(()),
         }
     }

@@ -12,6 +12,7 @@ use crate::catalog::{Catalog, Quota};
 use crate::clock::{Clock, IdSource, RandomIds, SystemClock};
 use crate::error::{Error, ErrorKind, Result};
 use crate::flush::{Flusher, Unflushed};
+use crate::fs::{FileSystem, RealFileSystem};
 use crate::gc::{Collector, GcSchedule, Worker};
 use crate::ids::{Epoch, Ino, Position, SnapshotId, TimelineId};
 use crate::index::keys::RecordKey;
@@ -40,6 +41,8 @@ pub struct Options {
     pub clock: Arc<dyn Clock>,
     /// Where new ids come from.
     pub ids: Arc<dyn IdSource>,
+    /// Where the files are. Another than the machine's is for tests.
+    pub fs: Arc<dyn FileSystem>,
     /// Bytes after which a segment of the log is full.
     pub segment_bytes: u64,
     /// Collect in the background; otherwise only [`Engine::gc`] does.
@@ -52,6 +55,7 @@ impl Default for Options {
             create: true,
             clock: Arc::new(SystemClock),
             ids: Arc::new(RandomIds),
+            fs: Arc::new(RealFileSystem),
             segment_bytes: SEGMENT_BYTES,
             gc: None,
         }

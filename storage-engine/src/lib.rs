@@ -24,6 +24,7 @@ mod engine;
 mod error;
 pub mod files;
 mod flush;
+pub mod fs;
 mod gc;
 #[cfg(test)]
 mod golden;

@@ -54,10 +54,14 @@ impl Engine {
     pub fn open(dir: impl AsRef<Path>, options: Options) -> Result<Self> {
         let layout = Layout {
             root: dir.as_ref().to_owned(),
+            fs: Arc::clone(&options.fs),
         };
         if options.create {
-            std::fs::create_dir_all(&layout.root).context("create", &layout.root)?;
-        } else if !layout.store_json().exists() && !layout.log().exists() {
+            layout
+                .fs
+                .create_dir_all(&layout.root)
+                .context("create", &layout.root)?;
+        } else if !layout.fs.exists(&layout.store_json()) && !layout.fs.exists(&layout.log()) {
             return Err(Error::not_found(format!(
                 "a store in {}",
                 layout.root.display()
@@ -74,7 +78,7 @@ impl Engine {
             },
             Epoch(0),
         ));
-        let mut segments = reader::segments(&layout.log())?;
+        let mut segments = reader::segments(&layout)?;
         // What is to be replayed is in the log's files, but nobody has said that it is on disk; the index
         // must never be ahead of it there.
         for segment in segments
@@ -134,7 +138,7 @@ impl Engine {
         let segment_bytes = options.segment_bytes.max(MIN_SEGMENT_BYTES);
         let followed = segments.last().is_some_and(|s| s.followed);
         let mut log = LogWriter::new(
-            layout.log(),
+            layout.clone(),
             store_id,
             term,
             segment_bytes,

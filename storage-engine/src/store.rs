@@ -1,14 +1,16 @@
 //! The data directory: its identity, format version and lock.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 use crate::clock::IdSource;
 use crate::error::{Error, ErrorKind, IoContext, Result};
+use crate::fs::{Access, FileSystem};
 
 /// Newest format of a store that this version reads and writes.
 pub const FORMAT: u32 = 2;
@@ -27,6 +29,8 @@ pub(crate) struct StoreFile {
 #[derive(Clone, Debug)]
 pub(crate) struct Layout {
     pub root: PathBuf,
+    /// Through which everything there is read and written.
+    pub fs: Arc<dyn FileSystem>,
 }
 
 impl Layout {
@@ -48,6 +52,11 @@ impl Layout {
     }
     pub fn index(&self) -> PathBuf {
         self.root.join("index")
+    }
+
+    /// Makes the entries of a directory durable.
+    pub fn sync_dir(&self, dir: &Path) -> Result<()> {
+        self.fs.sync_dir(dir).context("sync the directory", dir)
     }
 }
 
@@ -92,12 +101,12 @@ pub(crate) fn lock(layout: &Layout) -> Result<Lock> {
 /// Reads `store.json`, or makes a new store there if `create` allows it, and starts a new writer term.
 pub(crate) fn open(layout: &Layout, create: bool, ids: &dyn IdSource) -> Result<StoreFile> {
     let path = layout.store_json();
-    let mut store = match fs::read(&path) {
+    let mut store = match layout.fs.read(&path) {
         Ok(bytes) => parse(&path, &bytes)?,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
             // A directory with a log or an index but no identity is damaged, not new.
             for leftover in [layout.log(), layout.index()] {
-                if leftover.exists() {
+                if layout.fs.exists(&leftover) {
                     return Err(Error::corrupt(format!(
                         "{} exists but {} does not: restore it from a backup",
                         leftover.display(),
@@ -132,11 +141,11 @@ pub(crate) fn open(layout: &Layout, create: bool, ids: &dyn IdSource) -> Result<
             format!("cannot encode {}: {e}", path.display()),
         )
     })?;
-    replace_file(&path, &text)?;
+    replace_file(layout, &path, &text)?;
     for dir in [layout.log(), layout.objects(), layout.index()] {
-        fs::create_dir_all(&dir).context("create", &dir)?;
+        layout.fs.create_dir_all(&dir).context("create", &dir)?;
     }
-    sync_dir(&layout.root)?;
+    layout.sync_dir(&layout.root)?;
     Ok(store)
 }
 
@@ -172,21 +181,20 @@ pub(crate) fn store_id(store: &StoreFile) -> Result<[u8; 16]> {
 }
 
 /// Writes a file so that after a crash it holds either the old content or the new one.
-pub(crate) fn replace_file(path: &Path, content: &[u8]) -> Result<()> {
+pub(crate) fn replace_file(layout: &Layout, path: &Path, content: &[u8]) -> Result<()> {
     let temporary = path.with_extension("new");
-    let mut file = File::create(&temporary).context("create", &temporary)?;
-    file.write_all(content).context("write", &temporary)?;
+    let file = layout
+        .fs
+        .open(&temporary, Access::Replace)
+        .context("create", &temporary)?;
+    file.write_all_at(content, 0).context("write", &temporary)?;
     file.sync_all().context("sync", &temporary)?;
-    fs::rename(&temporary, path).context("replace", path)?;
+    layout
+        .fs
+        .rename(&temporary, path)
+        .context("replace", path)?;
     match path.parent() {
-        Some(parent) => sync_dir(parent),
+        Some(parent) => layout.sync_dir(parent),
         None => Ok(()),
     }
-}
-
-/// Makes the entries of a directory durable.
-pub(crate) fn sync_dir(dir: &Path) -> Result<()> {
-    File::open(dir)
-        .and_then(|d| d.sync_all())
-        .context("sync the directory", dir)
 }

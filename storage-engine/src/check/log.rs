@@ -1,11 +1,10 @@
 //! The log against itself and against the index: every frame from the first byte on.
 
 use std::collections::HashMap;
-use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
 
 use crate::catalog::Catalog;
 use crate::error::Result;
+use crate::fs::{Access, FileSystem};
 use crate::ids::{Epoch, FileId, Position};
 use crate::index::keys::{tag, version_key};
 use crate::log::frame::{self, Chain, HEADER_BYTES, Header, Row};
@@ -149,7 +148,7 @@ impl Check<'_> {
     fn list_segments(&mut self) -> Vec<SegmentFile> {
         let dir = self.inner.layout.log();
         let mut found = Vec::new();
-        let entries = match fs::read_dir(&dir) {
+        let entries = match self.inner.layout.fs.list(&dir) {
             Ok(entries) => entries,
             Err(e) => {
                 let place = self.file_place(&dir, None);
@@ -158,7 +157,7 @@ impl Check<'_> {
                 return found;
             }
         };
-        let mut paths: Vec<_> = entries.filter_map(|e| e.ok().map(|e| e.path())).collect();
+        let mut paths: Vec<_> = entries.iter().map(|name| dir.join(name)).collect();
         paths.sort();
         for path in paths {
             let place = self.file_place(&path, None);
@@ -178,7 +177,7 @@ impl Check<'_> {
                     "it belongs to another store than store.json says",
                 );
             }
-            match open_segment(&path, id) {
+            match open_segment(&*self.inner.layout.fs, &path, id) {
                 Ok(segment) => found.push(segment),
                 Err(why) => {
                     self.findings.error(FindingKind::Log, place, why);
@@ -613,12 +612,18 @@ fn read_head(
 }
 
 /// Opens a segment without changing anything; a text says what is wrong with it.
-fn open_segment(path: &std::path::Path, id: FileId) -> std::result::Result<SegmentFile, String> {
-    let file = File::open(path).map_err(|e| format!("it cannot be opened: {e}"))?;
+fn open_segment(
+    fs: &dyn FileSystem,
+    path: &std::path::Path,
+    id: FileId,
+) -> std::result::Result<SegmentFile, String> {
+    let file = fs
+        .open(path, Access::Read)
+        .map_err(|e| format!("it cannot be opened: {e}"))?;
     let len = file
         .metadata()
         .map_err(|e| format!("it cannot be looked at: {e}"))?
-        .len();
+        .len;
     let mut bytes = [0; SEGMENT_HEADER_BYTES];
     file.read_exact_at(&mut bytes, 0)
         .map_err(|e| format!("its header cannot be read: {e}"))?;

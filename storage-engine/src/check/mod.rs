@@ -161,7 +161,11 @@ impl Check<'_> {
     /// `store.json` is there and in this version's format.
     fn check_store_file(&mut self) {
         let path = self.inner.layout.store_json();
-        let read = std::fs::read(&path)
+        let read = self
+            .inner
+            .layout
+            .fs
+            .read(&path)
             .map_err(|e| crate::Error::io("read", &path, &e))
             .and_then(|bytes| crate::store::parse(&path, &bytes))
             .and_then(|store| crate::store::store_id(&store));

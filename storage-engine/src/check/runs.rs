@@ -1,8 +1,6 @@
 //! Stored runs of bytes: every different piece that a state refers to is read once.
 
 use std::collections::{HashMap, HashSet};
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
 
 use crate::blobs::is_object;
 use crate::ids::FileId;
@@ -146,7 +144,7 @@ impl Check<'_> {
         let root = self.inner.layout.objects();
         let mut dirs = vec![root.clone()];
         while let Some(dir) = dirs.pop() {
-            let entries = match fs::read_dir(&dir) {
+            let entries = match self.inner.layout.fs.list(&dir) {
                 Ok(entries) => entries,
                 Err(e) => {
                     let place = self.file_place(&dir, None);
@@ -158,8 +156,15 @@ impl Check<'_> {
                     continue;
                 }
             };
-            for path in entries.filter_map(|e| e.ok().map(|e| e.path())) {
-                if dir == root && path.is_dir() {
+            for path in entries.iter().map(|name| dir.join(name)) {
+                let is_dir = || {
+                    self.inner
+                        .layout
+                        .fs
+                        .metadata(&path)
+                        .is_ok_and(|m| m.directory)
+                };
+                if dir == root && is_dir() {
                     dirs.push(path);
                     continue;
                 }
@@ -190,8 +195,8 @@ impl Check<'_> {
             self.findings.note(FindingKind::LeftOver, place, what);
             return;
         }
-        match fs::metadata(path) {
-            Ok(meta) if meta.permissions().mode() & 0o222 != 0 => {
+        match self.inner.layout.fs.metadata(path) {
+            Ok(meta) if meta.writable => {
                 self.findings.error(
                     FindingKind::Object,
                     place,
@@ -213,11 +218,11 @@ impl Check<'_> {
     pub(super) fn object_problem(&mut self, id: FileId, size: u64) -> Option<(Place, String)> {
         self.runs.refer_to(id);
         let path = self.blobs.path(id);
-        match fs::metadata(&path) {
-            Ok(meta) if meta.len() == size => None,
+        match self.inner.layout.fs.metadata(&path) {
+            Ok(meta) if meta.len == size => None,
             Ok(meta) => Some((
                 self.file_place(&path, None),
-                format!("it has {} bytes instead of {size}", meta.len()),
+                format!("it has {} bytes instead of {size}", meta.len),
             )),
             Err(e) => Some((
                 self.file_place(&path, None),

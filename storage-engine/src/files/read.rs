@@ -38,11 +38,7 @@ impl Volume {
         if inode.object == NO_OBJECT {
             return Ok(None);
         }
-        let path = view.files.path(inode.object);
-        match std::fs::File::open(&path) {
-            Ok(file) => Ok(Some(file)),
-            Err(e) => Err(Error::io("open", &path, &e)),
-        }
+        view.files.descriptor(inode.object).map(Some)
     }
 }
 

@@ -356,17 +356,16 @@ impl Inner {
     fn unreferenced(&self, run: &mut Run<'_>) -> Result<()> {
         let root = self.layout.objects();
         let mut there = HashSet::new();
-        for dir in std::fs::read_dir(&root).context("list", &root)? {
-            let dir = dir.context("list", &root)?.path();
-            if !dir.is_dir() {
+        let fs = &self.layout.fs;
+        for dir in fs.list(&root).context("list", &root)? {
+            let dir = root.join(dir);
+            if !fs.metadata(&dir).is_ok_and(|m| m.directory) {
                 continue;
             }
-            for file in std::fs::read_dir(&dir).context("list", &dir)? {
-                let file = file.context("list", &dir)?;
-                let name = file.file_name();
+            for name in fs.list(&dir).context("list", &dir)? {
                 if let Some(id) = name.to_str().and_then(|n| n.parse::<FileId>().ok())
                     && is_object(id)
-                    && self.files.path(id) == file.path()
+                    && self.files.path(id) == dir.join(&name)
                 {
                     there.insert(id);
                 }

@@ -7,20 +7,17 @@
 //! from what was given back.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::fs::File;
 use std::io::ErrorKind as IoKind;
 use std::sync::Arc;
-
-use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
 
 use crate::blobs::is_object;
 use crate::codec::{Reader, Writer};
 use crate::engine::Inner;
 use crate::error::{Error, IoContext, Result};
+use crate::fs::{Access, File};
 use crate::ids::FileId;
 use crate::index::records::{INLINE, SUM_BYTES};
 use crate::log::frame::Row;
-use crate::store::sync_dir;
 
 /// The file system gives back whole blocks.
 const BLOCK: u64 = crate::log::reader::GIVEN_BACK_BYTES;
@@ -47,7 +44,7 @@ pub(super) struct Space<'a> {
     inner: &'a Inner,
     /// The segment that is being written.
     writing: Option<FileId>,
-    files: HashMap<FileId, Option<Arc<File>>>,
+    files: HashMap<FileId, Option<Arc<dyn File>>>,
     touched: HashSet<FileId>,
     gone: HashSet<FileId>,
     /// Object files of which something was given up. They go as a whole or not at all, and get no holes:
@@ -165,13 +162,13 @@ impl<'a> Space<'a> {
             });
         }
         let path = self.inner.files.path(id);
-        let whole = match File::open(&path) {
+        let whole = match self.inner.layout.fs.open(&path, Access::Read) {
             Ok(file) => {
-                let len = file.metadata().context("stat", &path)?.len();
+                let len = file.metadata().context("stat", &path)?.len;
                 let mut at = 0;
                 let mut whole = true;
                 for (from, to) in union(given).into_iter().chain([(len, len)]) {
-                    whole &= from <= at || is_hole(&file, at, from);
+                    whole &= from <= at || file.is_hole(at, from);
                     at = at.max(to);
                 }
                 whole
@@ -192,7 +189,7 @@ impl<'a> Space<'a> {
             return Ok(());
         };
         let path = self.inner.files.path(id);
-        let len = file.metadata().context("stat", &path)?.len();
+        let len = file.metadata().context("stat", &path)?.len;
         for (from, to) in union(list) {
             // Whole blocks only: of others the file system would make zeros, which nobody could tell
             // from damage.
@@ -202,18 +199,17 @@ impl<'a> Space<'a> {
             } else {
                 to / BLOCK * BLOCK
             };
-            if start >= end || is_hole(&file, start, end) {
+            if start >= end || file.is_hole(start, end) {
                 continue;
             }
-            let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-            match fallocate(&*file, flags, start, end - start) {
+            match file.punch(start, end - start) {
                 Ok(()) => {
                     self.returned.bytes += end - start;
                     self.touched.insert(id);
                 }
                 // The bytes stay.
-                Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => {}
-                Err(e) => return Err(Error::io("give space back of", &path, &e.into())),
+                Err(e) if e.kind() == IoKind::Unsupported => {}
+                Err(e) => return Err(Error::io("give space back of", &path, &e)),
             }
         }
         Ok(())
@@ -225,28 +221,29 @@ impl<'a> Space<'a> {
         self.files.remove(&id);
         self.touched.remove(&id);
         self.gone.insert(id);
-        match std::fs::metadata(&path) {
-            Ok(meta) => {
-                let unit = 512;
-                self.returned.bytes += std::os::unix::fs::MetadataExt::blocks(&meta) * unit;
-            }
+        match self.inner.layout.fs.metadata(&path) {
+            Ok(meta) => self.returned.bytes += meta.stored,
             Err(e) if e.kind() == IoKind::NotFound => return Ok(()),
             Err(e) => return Err(Error::io("stat", &path, &e)),
         }
-        std::fs::remove_file(&path).context("remove", &path)?;
+        self.inner
+            .layout
+            .fs
+            .remove(&path)
+            .context("remove", &path)?;
         self.inner.files.forget(id);
         self.returned.objects += 1;
         Ok(())
     }
 
     /// The segment to change; `None` if it is gone.
-    fn file(&mut self, id: FileId) -> Result<Option<Arc<File>>> {
+    fn file(&mut self, id: FileId) -> Result<Option<Arc<dyn File>>> {
         if let Some(file) = self.files.get(&id) {
             return Ok(file.clone());
         }
         let path = self.inner.files.path(id);
-        let opened = match File::options().write(true).read(true).open(&path) {
-            Ok(file) => Some(Arc::new(file)),
+        let opened = match self.inner.layout.fs.open(&path, Access::Write) {
+            Ok(file) => Some(file),
             // Given back by a collection that did not come to its end.
             Err(e) if e.kind() == IoKind::NotFound => None,
             Err(e) => return Err(Error::io("open", &path, &e)),
@@ -279,18 +276,10 @@ impl<'a> Space<'a> {
                     .map(std::path::Path::to_owned)
             })
             .collect();
-        for dir in dirs.iter().filter(|d| d.exists()) {
-            sync_dir(dir)?;
+        for dir in dirs.iter().filter(|d| self.inner.layout.fs.exists(d)) {
+            self.inner.layout.sync_dir(dir)?;
         }
         Ok(())
-    }
-}
-
-/// Whether nothing is stored in `[from, to)` of a file.
-fn is_hole(file: &File, from: u64, to: u64) -> bool {
-    match seek(file, SeekFrom::Data(from)) {
-        Ok(data) => data >= to,
-        Err(e) => e == rustix::io::Errno::NXIO,
     }
 }
 

@@ -2,17 +2,18 @@
 
 use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
-use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::ops::{ControlFlow, Range};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
 
-use crate::blobs::Writing;
+use crate::blobs::{Started, Writing};
 use crate::commit::Txn;
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::files::Volume;
 use crate::files::types::{Caller, NodeKind, Time};
+use crate::fs::File;
 use crate::ids::{FileId, Ino};
 use crate::index::keys::RecordKey;
 use crate::index::records::{
@@ -86,7 +87,7 @@ struct Batch {
     chunks: Vec<(RecordKey, Piece)>,
     /// Bytes of the chunks that go into the log.
     data: Vec<u8>,
-    objects: Vec<(File, PathBuf)>,
+    objects: Vec<(Arc<dyn File>, PathBuf)>,
     /// They are not left behind: a commit is to refer to them.
     writing: Vec<Writing>,
     object_bytes: u64,
@@ -373,13 +374,14 @@ impl<'v> Builder<'v> {
     fn object(&mut self, ino: Ino, inode: &mut Inode, content: Content<'_>) -> Result<u64> {
         let engine = self.volume.engine().inner.clone();
         engine.check_open()?;
-        let (id, file, path, writing) = engine.files.create_object(&*engine.ids)?;
+        let Started {
+            id,
+            file,
+            path,
+            writing,
+        } = engine.files.create_object(&*engine.ids)?;
         self.batch.writing.push(writing);
-        self.batch.objects.push((
-            file.try_clone().context("copy a descriptor of", &path)?,
-            path.clone(),
-        ));
-        let mut file = file;
+        self.batch.objects.push((Arc::clone(&file), path.clone()));
         let mut buffer = std::mem::take(&mut self.buffer);
         buffer.resize(CHUNK_BYTES as usize, 0);
         let mut size = 0;
@@ -390,10 +392,8 @@ impl<'v> Builder<'v> {
             if len > 0 {
                 if content.sparse && bytes.iter().all(|b| *b == 0) {
                     holes = true;
-                    std::io::Seek::seek(&mut file, std::io::SeekFrom::Current(len as i64))
-                        .context("seek in", &path)?;
                 } else {
-                    file.write_all(bytes).context("write", &path)?;
+                    file.write_all_at(bytes, size).context("write", &path)?;
                     let extent = object_extent(0, id, size, bytes);
                     self.batch
                         .chunks
@@ -467,7 +467,7 @@ impl<'v> Builder<'v> {
         // would be a store with missing bytes. The first sync takes most of the others with it.
         let engine = self.volume.engine().inner.clone();
         for (file, path) in &batch.objects {
-            engine.files.seal_object(file, path)?;
+            engine.files.seal_object(&**file, path)?;
         }
         let data = std::mem::take(&mut batch.data);
         let mut chunks = std::mem::take(&mut batch.chunks).into_iter();

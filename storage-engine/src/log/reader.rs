@@ -1,11 +1,12 @@
 //! Reading the log back: recovery after a stop, and walks over the whole history.
 
-use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use crate::error::{Error, IoContext, Result};
+use crate::fs::{Access, File};
 use crate::ids::Position;
+use crate::store::Layout;
 
 use super::frame::{self, ALIGN, Chain, HEADER_BYTES, Header, Row};
 use super::segment::{SEGMENT_HEADER_BYTES, SegmentHeader, parse_segment_name};
@@ -17,7 +18,7 @@ pub(crate) const GIVEN_BACK_BYTES: u64 = 4096;
 pub(crate) struct SegmentFile {
     pub path: PathBuf,
     pub header: SegmentHeader,
-    pub file: File,
+    pub file: Arc<dyn File>,
     /// Bytes of the file; the end of the last frame once the tail has been looked at.
     pub len: u64,
     /// It is the last one, but another one was being made, which happens only when this one is durable.
@@ -38,21 +39,20 @@ pub(crate) struct Frame {
 
 /// All segments, oldest first. A file whose making was cut short (no readable header, no frame in it)
 /// is removed: nothing was ever in it.
-pub(crate) fn segments(dir: &Path) -> Result<Vec<SegmentFile>> {
+pub(crate) fn segments(layout: &Layout) -> Result<Vec<SegmentFile>> {
+    let dir = layout.log();
     let mut found: Vec<SegmentFile> = Vec::new();
     let mut removed = Vec::new();
-    for entry in fs::read_dir(dir).context("list", dir)? {
-        let entry = entry.context("list", dir)?;
-        let path = entry.path();
-        let Some(id) = entry.file_name().to_str().and_then(parse_segment_name) else {
+    for name in layout.fs.list(&dir).context("list", &dir)? {
+        let Some(id) = name.to_str().and_then(parse_segment_name) else {
             continue;
         };
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .open(&path)
+        let path = dir.join(&name);
+        let file = layout
+            .fs
+            .open(&path, Access::Write)
             .context("open", &path)?;
-        let len = file.metadata().context("stat", &path)?.len();
+        let len = file.metadata().context("stat", &path)?.len;
         let mut bytes = [0; SEGMENT_HEADER_BYTES];
         let header = if len >= SEGMENT_HEADER_BYTES as u64 {
             file.read_exact_at(&mut bytes, 0).context("read", &path)?;
@@ -95,7 +95,7 @@ pub(crate) fn segments(dir: &Path) -> Result<Vec<SegmentFile>> {
                         path.display()
                     )));
                 }
-                fs::remove_file(&path).context("remove", &path)?;
+                layout.fs.remove(&path).context("remove", &path)?;
                 // The writer term and the number: what was made later has the greater one.
                 removed.push(id.0[8..].to_vec());
             }

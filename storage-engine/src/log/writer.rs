@@ -1,24 +1,22 @@
 //! Appending frames and making them durable.
 
-use std::fs::{File, OpenOptions};
-use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
-use rustix::fs::FallocateFlags;
 
 use crate::error::{Error, ErrorKind, IoContext, Result};
+use crate::fs::{Access, File};
 use crate::ids::{FileId, Position};
-use crate::store::sync_dir;
+use crate::store::Layout;
 
 use super::frame::{self, Chain, HEADER_BYTES, Parts};
 use super::segment::{SEGMENT_HEADER_BYTES, SegmentHeader, segment_id, segment_path};
 
 /// The end of the log; owned by whoever holds the engine's commit lock.
 pub(crate) struct LogWriter {
-    dir: PathBuf,
+    layout: Layout,
     store: [u8; 16],
     term: u32,
     next_number: u32,
@@ -33,7 +31,7 @@ pub(crate) struct LogWriter {
 struct Segment {
     id: FileId,
     path: PathBuf,
-    file: Arc<File>,
+    file: Arc<dyn File>,
     base: Position,
     offset: u64,
 }
@@ -47,7 +45,7 @@ pub(crate) struct Place {
 
 impl LogWriter {
     pub fn new(
-        dir: PathBuf,
+        layout: Layout,
         store: [u8; 16],
         term: u32,
         segment_bytes: u64,
@@ -62,7 +60,7 @@ impl LogWriter {
             syncing: Mutex::new(()),
         });
         Self {
-            dir,
+            layout,
             store,
             term,
             next_number: 0,
@@ -160,27 +158,19 @@ impl LogWriter {
     fn roll(&mut self) -> Result<()> {
         self.finish_segment()?;
         let id = segment_id(&self.store, self.term, self.next_number);
-        let path = segment_path(&self.dir, id);
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .open(&path)
-            .context("create", &path)?;
+        let dir = self.layout.log();
+        let path = segment_path(&dir, id);
+        let fs = &self.layout.fs;
+        let file = fs.open(&path, Access::CreateNew).context("create", &path)?;
         let made = (|| -> Result<()> {
             // Space taken now is space that a commit cannot fail on later; a file system that cannot
             // reserve only loses that.
             let reserved = self.segment_bytes + frame::HEADER_BYTES as u64;
-            match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, reserved) {
-                Ok(()) => {}
-                Err(rustix::io::Errno::NOSPC) => {
-                    return Err(Error::io(
-                        "reserve space for",
-                        &path,
-                        &rustix::io::Errno::NOSPC.into(),
-                    ));
+            if let Err(e) = file.reserve(reserved) {
+                let error = Error::io("reserve space for", &path, &e);
+                if error.kind() == ErrorKind::NoSpace {
+                    return Err(error);
                 }
-                Err(_) => {}
             }
             let header = SegmentHeader {
                 id,
@@ -190,14 +180,13 @@ impl LogWriter {
             file.write_all_at(&header.encode(), 0)
                 .context("write", &path)?;
             file.sync_all().context("sync", &path)?;
-            sync_dir(&self.dir)
+            self.layout.sync_dir(&dir)
         })();
         if let Err(e) = made {
-            let _ = std::fs::remove_file(&path);
+            let _ = fs.remove(&path);
             return Err(e);
         }
         self.next_number += 1;
-        let file = Arc::new(file);
         *self.shared.file.lock() = Some(Arc::clone(&file));
         self.current = Some(Segment {
             id,
@@ -245,7 +234,7 @@ pub(crate) struct Durable {
     appended: AtomicU64,
     synced: AtomicU64,
     poisoned: AtomicBool,
-    file: Mutex<Option<Arc<File>>>,
+    file: Mutex<Option<Arc<dyn File>>>,
     syncing: Mutex<()>,
 }
 

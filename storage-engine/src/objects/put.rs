@@ -1,15 +1,16 @@
 //! Putting objects.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{self, Write};
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use crate::blobs::Writing;
+use crate::blobs::{Started, Writing};
 use crate::commit::Txn;
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::files::place::{Content, Placing};
 use crate::files::types::Caller;
+use crate::fs::File;
 use crate::ids::{FileId, Ino};
 use crate::index::records::{Inode, MAX_FILE_BYTES, SUM_BYTES, sums_of};
 
@@ -92,7 +93,7 @@ pub struct ObjectWriter<'a> {
 /// A file of its own that the bytes go into.
 struct Sealing {
     id: FileId,
-    file: File,
+    file: Arc<dyn File>,
     path: PathBuf,
     _writing: Writing,
     written: u64,
@@ -122,7 +123,7 @@ impl ObjectWriter<'_> {
         };
         let volume = self.objects.volume;
         let inner = volume.inner();
-        inner.files.seal_object(&sealing.file, &sealing.path)?;
+        inner.files.seal_object(&*sealing.file, &sealing.path)?;
         let key = Key::parse(&self.key)?;
         let content = Content::Sealed {
             id: sealing.id,
@@ -188,7 +189,12 @@ impl ObjectWriter<'_> {
         let inner = self.objects.volume.inner();
         inner.check_open()?;
         if self.sealing.is_none() {
-            let (id, file, path, writing) = inner.files.create_object(&*inner.ids)?;
+            let Started {
+                id,
+                file,
+                path,
+                writing,
+            } = inner.files.create_object(&*inner.ids)?;
             self.sealing = Some(Sealing {
                 id,
                 file,
@@ -204,7 +210,7 @@ impl ObjectWriter<'_> {
         };
         sealing
             .file
-            .write_all(&self.buffer)
+            .write_all_at(&self.buffer, sealing.written)
             .context("write", &sealing.path)?;
         sealing.sums.extend(sums_of(&self.buffer));
         sealing.written += self.buffer.len() as u64;
@@ -282,10 +288,7 @@ impl Drop for ObjectWriter<'_> {
         let Some(sealing) = self.sealing.take() else {
             return;
         };
-        if let Err(error) = std::fs::remove_file(&sealing.path) {
-            tracing::warn!(path = %sealing.path.display(), %error,
-                "cannot remove the file of an object that was not put; nothing refers to it");
-        }
+        self.objects.volume.inner().files.discard(&sealing.path);
     }
 }
 
