@@ -95,6 +95,8 @@ async fn the_chart_is_taken_by_an_api_server_with_every_value() {
         "csi.snapshots.enabled=true",
         "csi.snapshots.groups=true",
         "csi.storageClass.default=true",
+        // Another class: the parameters of one that stands cannot be changed.
+        "csi.storageClass.name=kept",
         "csi.storageClass.parameters.retain=1h",
         "keeper.abandonAfter=10m",
         "operator.replicas=1",
