@@ -39,6 +39,7 @@ mod open;
 mod rocks;
 mod store;
 mod timeline;
+mod usage;
 
 pub use catalog::{MAX_CATALOG_NAME, Origin, Quota, Settings};
 pub use check::{
@@ -56,3 +57,4 @@ pub use observe::{Change, Observation, Observer};
 pub use open::Recovery;
 pub use store::FORMAT;
 pub use timeline::{CreateRoot, ForkRequest, SnapshotInfo, SnapshotRequest, TimelineInfo, Usage};
+pub use usage::Holder;

@@ -5,7 +5,7 @@
 //! again: a store of a later format comes beside them. This writes the next one, under a name of its own:
 //!
 //! ```text
-//! ANABRANCH_FIXTURE=format-2 cargo test -p storage-engine --test fixture -- --ignored write_the_next
+//! ANABRANCH_FIXTURE=format-3 cargo test -p storage-engine --test fixture -- --ignored write_the_next
 //! ```
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -261,11 +261,68 @@ fn fill(engine: &Engine, clock: &Hand) {
     engine.tick().unwrap();
 }
 
+/// Since format 2: collections, of what was overwritten and of timelines that are gone.
+fn collect(engine: &Engine) {
+    let root = |name: &str| {
+        let new = CreateRoot {
+            name: name.into(),
+            ..Default::default()
+        };
+        let id = engine.create_root(new).unwrap().id;
+        engine
+            .volume(Point::Now(id), VolumeOptions::default())
+            .unwrap()
+    };
+    let (kept, goes) = (
+        root("bucket/default/collected"),
+        root("bucket/default/goes"),
+    );
+    for v in [&kept, &goes] {
+        let file = make(v, Ino::ROOT, b"overwritten", NodeKind::File);
+        let small = make(v, Ino::ROOT, b"small", NodeKind::File);
+        for n in 0..5 {
+            write(v, file, n * 1_000, &bytes(40 + n, 50_000));
+            write(v, small, 0, &bytes(50 + n, 700));
+            v.objects()
+                .put("object", &bytes(60 + n, 300_000), &PutOptions::default())
+                .unwrap();
+        }
+        for n in 0..20 {
+            let name = format!("little{n:02}");
+            let little = make(v, Ino::ROOT, name.as_bytes(), NodeKind::File);
+            write(v, little, 0, &bytes(70 + n, 2_000));
+        }
+        for n in (0..20).filter(|n| n % 4 > 0) {
+            let name = format!("little{n:02}");
+            let little = v.lookup(Ino::ROOT, name.as_bytes()).unwrap().ino;
+            v.unlink(&me(), Ino::ROOT, name.as_bytes()).unwrap();
+            v.reap(little).unwrap();
+        }
+    }
+    let request = ForkRequest {
+        id: None,
+        name: "fork/default/of goes".into(),
+        source: Point::Now(goes.timeline()),
+        settings: Settings::default(),
+        durability: Durability::Memory,
+    };
+    let fork = engine.fork(request).unwrap().id;
+    engine.delete_timeline(goes.timeline()).unwrap();
+    engine.gc(GcOptions::default()).unwrap();
+    engine.delete_timeline(fork).unwrap();
+    engine.gc(GcOptions::default()).unwrap();
+    let small = kept.lookup(Ino::ROOT, b"small").unwrap().ino;
+    write(&kept, small, 100, &bytes(99, 1_500));
+}
+
 /// Everything that can be seen of a store.
 fn look(engine: &Engine) -> Value {
     let mut points = Map::new();
     let mut show = |name: String, point: Point| {
-        let volume = engine.volume(point, VolumeOptions::default()).unwrap();
+        let volume = match engine.volume(point, VolumeOptions::default()) {
+            Err(e) if e.kind() == ErrorKind::OutOfRetention => return,
+            volume => volume.unwrap(),
+        };
         let mut tree = Map::new();
         walk(&volume, Ino::ROOT, "", &mut tree);
         points.insert(name, Value::Object(tree));
@@ -450,6 +507,7 @@ fn write_the_next_fixture() {
     let dir = tempfile::tempdir().unwrap();
     let (engine, clock) = open(dir.path(), BEGIN).unwrap();
     fill(&engine, &clock);
+    collect(&engine);
     clock.0.store(LOOKED_AT, Ordering::Relaxed);
     let expected = look(&engine);
     engine.close().unwrap();

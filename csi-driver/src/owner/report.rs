@@ -186,21 +186,23 @@ pub struct RestoreAnswer {
     pub kept: Option<Reference>,
 }
 
-/// One timeline of `du`.
+/// One timeline or snapshot of `du`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct UsageRow {
-    /// The timeline.
+    /// The timeline or snapshot.
     #[serde(flatten)]
     pub timeline: Reference,
     /// Sum of the sizes of its files.
     pub logical_bytes: u64,
-    /// Stored bytes that its newest state refers to.
+    /// Stored bytes that its (newest) state refers to.
     pub allocated_bytes: u64,
-    /// Bytes it has in common with an ancestor.
+    /// Of these, bytes that an ancestor wrote.
     pub shared_bytes: u64,
-    /// Bytes of its own: what deleting it would free.
+    /// Bytes that the timeline wrote itself, what it has superseded included; of a snapshot those in its state.
     pub divergent_bytes: u64,
+    /// What a collection would give up if this alone were deleted.
+    pub freed_bytes: u64,
     /// Inodes.
     pub inodes: u64,
 }

@@ -111,6 +111,11 @@ impl Pins {
         self.floor == Epoch::MAX && self.windows.iter().all(|w| w.pins.is_empty())
     }
 
+    /// Whether states of this window are kept from the floor on.
+    pub fn floor_in(&self, window: &Window) -> bool {
+        self.floor < Epoch::MAX && self.floor <= window.hi
+    }
+
     /// The window that an epoch lies in.
     pub fn window_of(&self, epoch: Epoch) -> usize {
         self.windows
@@ -160,7 +165,7 @@ impl Pins {
     /// The last state of a window that is needed; its `lo` if none is.
     pub fn top(&self, window: usize) -> Epoch {
         let w = &self.windows[window];
-        if self.floor <= w.hi && self.floor < Epoch::MAX {
+        if self.floor_in(w) {
             return w.hi;
         }
         w.pins.keys().next_back().copied().unwrap_or(w.lo)
@@ -297,10 +302,8 @@ pub(crate) fn plan(
                 .map(|t| t.name.clone())
                 .unwrap_or_default(),
         };
-        for w in own.windows.iter().filter(|w| own.floor <= w.hi) {
-            if own.floor < Epoch::MAX
-                && let Some((parent, cutoff)) = w.origin
-            {
+        for w in own.windows.iter().filter(|w| own.floor_in(w)) {
+            if let Some((parent, cutoff)) = w.origin {
                 todo.push((parent, cutoff, by.clone()));
             }
         }

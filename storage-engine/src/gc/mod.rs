@@ -16,12 +16,12 @@
 //! before, while and after. No lock is held while pages are read or bytes given back. The cost follows what
 //! has died, and what was changed since a cutoff that went; not what lives.
 
-mod cutoffs;
+pub(crate) mod cutoffs;
 mod report;
 mod space;
 mod sweep;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod worker;
 
 use std::collections::HashSet;
@@ -108,6 +108,7 @@ impl Engine {
             },
             kept: KeptList::default(),
             pace: Pace::new(options.rate),
+            gone: None,
             #[cfg(test)]
             left: collector.fail_at,
         };

@@ -12,6 +12,7 @@ use crate::index::keys::{EPOCH_LEN, RecordKey, TIMELINE_LEN, split_version_key, 
 use crate::index::lineage::{self, Lineage};
 use crate::index::records::{self, Chunk, Extent, INLINE, Record, UsageRecord};
 use crate::log::frame::Row;
+use crate::usage::Bytes;
 
 use super::cutoffs::{Pins, Window};
 use super::report::{GcOptions, GcReport, KeptList};
@@ -34,6 +35,9 @@ pub(super) struct Run<'a> {
     pub report: GcReport,
     pub kept: KeptList,
     pub pace: Pace,
+    /// What one timeline gave up, where a piece may come up twice: as superseded, and as left behind by what
+    /// is gone itself. Memory: some 20 bytes for each piece.
+    pub gone: Option<Bytes>,
     #[cfg(test)]
     pub left: Option<u64>,
 }
@@ -109,12 +113,22 @@ impl Run<'_> {
             return Ok(false);
         };
         self.report.timelines += 1;
+        let left = (0..pins.windows.len()).any(|n| pins.top(n) < pins.windows[n].hi);
+        self.gone = left.then(Bytes::default);
+        let all = self.timeline_in(id, pins);
+        if let Some(gone) = self.gone.take() {
+            self.report.bytes += gone.count();
+        }
+        all
+    }
+
+    fn timeline_in(&mut self, id: TimelineId, pins: &Pins) -> Result<bool> {
         // Whoever reads what was superseded before the cut has come to its end behind this.
         if let Some(state) = self.inner.loaded_state(id) {
             drop(state.inner.write());
         }
         if pins.nothing() {
-            self.drop_all(id)?;
+            self.drop_all(id, pins)?;
             return Ok(true);
         }
         let swept = self
@@ -298,13 +312,14 @@ impl Run<'_> {
         if relative.first() != Some(&tag::CHUNK) {
             return Ok(());
         }
-        match records::decode(&RecordKey::decode(relative)?, row)? {
+        let key = RecordKey::decode(relative)?;
+        match records::decode(&key, row)? {
             Some(Record::Chunk(Chunk::Extents(extents))) => {
                 for e in extents
                     .iter()
                     .filter(|e| !e.inherited && Epoch(e.born) > top)
                 {
-                    self.count(u64::from(e.take));
+                    self.count(u64::from(e.take), |gone| gone.add_extent(e));
                     batch.give(e);
                 }
             }
@@ -313,7 +328,10 @@ impl Run<'_> {
                 inherited: false,
                 bytes,
             })) if Epoch(born) > top => {
-                self.count(bytes.len() as u64);
+                let len = bytes.len() as u64;
+                if let RecordKey::Chunk(ino, _) = key {
+                    self.count(len, |gone| gone.add_inline(ino, Epoch(born), len));
+                }
                 batch.dead += bytes.len() as u64;
             }
             _ => {}
@@ -321,9 +339,12 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn count(&mut self, bytes: u64) {
-        self.report.bytes += bytes;
+    fn count(&mut self, bytes: u64, add: impl FnOnce(&mut Bytes)) {
         self.report.pieces += 1;
+        match &mut self.gone {
+            Some(gone) => add(gone),
+            None => self.report.bytes += bytes,
+        }
     }
 
     /// Deadlist records with a death in `(lo, hi]`.
@@ -350,7 +371,7 @@ impl Run<'_> {
                     self.kept.add(by, u64::from(dead.take));
                     continue;
                 }
-                self.count(u64::from(dead.take));
+                self.count(u64::from(dead.take), |gone| gone.add_dead(key.death, &dead));
                 batch.rows.push(Row::Free {
                     death: key.death,
                     frame: key.frame,
@@ -366,7 +387,7 @@ impl Run<'_> {
     }
 
     /// Everything of a timeline goes.
-    fn drop_all(&mut self, id: TimelineId) -> Result<()> {
+    fn drop_all(&mut self, id: TimelineId, pins: &Pins) -> Result<()> {
         self.report.dropped_timelines += 1;
         let mut batch = Batch::default();
         let mut after = None;
@@ -377,9 +398,9 @@ impl Run<'_> {
                     .dead_page(id, Epoch::ZERO, Epoch::MAX, after.as_ref(), PAGE)?;
             let Some((last, _)) = page.last() else { break };
             after = Some(*last);
-            for (_, value) in &page {
+            for (key, value) in &page {
                 let dead = Dead::decode(value)?;
-                self.count(u64::from(dead.take));
+                self.count(u64::from(dead.take), |gone| gone.add_dead(key.death, &dead));
                 if dead.file != INLINE {
                     batch.pieces.push(piece(&dead));
                 }
@@ -387,6 +408,7 @@ impl Run<'_> {
             self.step_dropping(id, page.len(), &mut batch)?;
         }
         let mut after: Option<Vec<u8>> = None;
+        let mut newer: Option<(Vec<u8>, usize)> = None;
         loop {
             let page = self
                 .inner
@@ -396,8 +418,16 @@ impl Run<'_> {
             after = Some(last.clone());
             for (key, row) in &page {
                 self.report.versions += 1;
-                let (_, key, _) = split_version_key(key)?;
-                self.left_behind(key, row, Epoch::ZERO, &mut batch)?;
+                let (_, key, epoch) = split_version_key(key)?;
+                // The newest of each window comes first; what it does not hold of older ones is in the deadlist.
+                let window = pins.window_of(epoch);
+                if !newer
+                    .as_ref()
+                    .is_some_and(|(k, w)| k == key && *w == window)
+                {
+                    newer = Some((key.to_vec(), window));
+                    self.left_behind(key, row, Epoch::ZERO, &mut batch)?;
+                }
             }
             self.step_dropping(id, page.len(), &mut batch)?;
         }

@@ -155,10 +155,24 @@ impl Engine {
         self.inner.snapshot_of(&catalog, record)
     }
 
-    /// What a timeline holds and costs now. Cost: none (kept exact by every commit).
+    /// What a timeline holds and costs now. Cost: none (kept exact by every commit); of a timeline that was
+    /// restored, what it wrote itself.
     pub fn usage(&self, id: TimelineId) -> Result<Usage> {
         let state = self.inner.state(id)?;
-        let usage = state.inner.read().usage;
+        let restored = !self
+            .inner
+            .catalog
+            .read()
+            .live_timeline(id)?
+            .never_restored();
+        let mut usage = state.inner.read().usage;
+        if restored {
+            // What the restores left behind, and what was superseded again after they brought it back, has
+            // no running total. Nothing is committed meanwhile, so that all is of one instant.
+            let own = state.inner.read();
+            usage = own.usage;
+            usage.dead = self.inner.written_by(id)?.saturating_sub(usage.own);
+        }
         Ok(usage.into())
     }
 }

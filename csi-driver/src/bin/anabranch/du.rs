@@ -10,10 +10,11 @@ use csi_driver::owner::{Command, Event, Outcome};
 use crate::screen::{Table, print, size};
 use crate::session::{Format, Session};
 
-/// Counts what timelines hold, what they share and what is their own. Costs nothing that grows with them.
+/// Counts what timelines and snapshots hold, what they share, what is their own, and what deleting each of
+/// them would free. The last of these costs what changed around their cutoffs.
 #[derive(Args)]
 pub struct Du {
-    /// Buckets and forks; all of the namespace without.
+    /// Buckets, forks and snapshots; all buckets and forks of the namespace without.
     names: Vec<OsString>,
     /// Those of every namespace.
     #[arg(short = 'A', long)]
@@ -33,7 +34,14 @@ impl Du {
             .map(|name| session.name(name))
             .collect::<Outcome<Vec<_>>>()?;
         let namespace = (!self.all_namespaces).then(|| session.namespace().to_owned());
-        let mut table = Table::new(&["TIMELINE", ">LOGICAL", ">SHARED", ">DIVERGENT", ">INODES"]);
+        let mut table = Table::new(&[
+            "NAME",
+            ">LOGICAL",
+            ">SHARED",
+            ">DIVERGENT",
+            ">FREED IF DELETED",
+            ">INODES",
+        ]);
         let show = |bytes: u64| {
             if self.bytes {
                 bytes.to_string()
@@ -55,6 +63,7 @@ impl Du {
                             show(row.logical_bytes),
                             show(row.shared_bytes),
                             show(row.divergent_bytes),
+                            show(row.freed_bytes),
                             row.inodes.to_string(),
                         ]);
                     }
@@ -65,6 +74,7 @@ impl Du {
                             show(totals.logical_bytes),
                             String::new(),
                             show(totals.divergent_bytes),
+                            String::new(),
                             String::new(),
                         ]);
                     }

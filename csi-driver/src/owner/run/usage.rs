@@ -1,6 +1,6 @@
 //! `du` and `check`.
 
-use storage_engine::TimelineInfo;
+use storage_engine::{Holder, TimelineInfo, Usage};
 
 use crate::owner::context::Context;
 use crate::owner::failure::{Failure, Outcome};
@@ -14,53 +14,71 @@ pub(super) fn du(
     namespace: Option<&str>,
     output: &mut dyn Output,
 ) -> Outcome {
-    let timelines = if names.is_empty() {
-        in_namespace(context, namespace)
+    let found = if names.is_empty() {
+        let all = in_namespace(context, namespace).into_iter();
+        all.map(|info| Found::Timeline(info, None)).collect()
     } else {
         named(context, names)?
     };
     output.begin(&serde_json::json!({}))?;
-    let mut totals = UsageTotals::default();
-    for info in timelines {
-        context.host.sync(info.id)?;
-        let usage = match context.engine.usage(info.id) {
-            Ok(usage) => usage,
-            // Deleted since it was listed.
-            Err(e) if names.is_empty() && e.kind() == storage_engine::ErrorKind::NotFound => {
-                continue;
+    // Deleted since it was listed.
+    let gone = |e: &storage_engine::Error| {
+        names.is_empty() && e.kind() == storage_engine::ErrorKind::NotFound
+    };
+    let mut there: Vec<(Reference, Holder, Usage)> = Vec::with_capacity(found.len());
+    for found in found {
+        let (reference, holder, usage) = match &found {
+            Found::Timeline(info, _) => {
+                context.host.sync(info.id)?;
+                (
+                    Reference::timeline(info),
+                    Holder::Timeline(info.id),
+                    context.engine.usage(info.id),
+                )
             }
-            Err(e) => return Err(e.into()),
+            Found::Snapshot(info) => (
+                Reference::snapshot(info),
+                Holder::Snapshot(info.id),
+                context.engine.snapshot_usage(info.id),
+            ),
         };
-        totals.logical_bytes += usage.logical_bytes;
-        totals.divergent_bytes += usage.divergent_bytes;
+        match usage {
+            Ok(usage) => there.push((reference, holder, usage)),
+            Err(e) if gone(&e) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    let holders: Vec<Holder> = there.iter().map(|(_, holder, _)| *holder).collect();
+    let freed = context.engine.freed_by_deleting(&holders)?;
+    let mut totals = UsageTotals::default();
+    for ((timeline, holder, usage), freed) in there.into_iter().zip(freed) {
+        if matches!(holder, Holder::Timeline(_)) {
+            totals.logical_bytes += usage.logical_bytes;
+            totals.divergent_bytes += usage.divergent_bytes;
+        }
         output.row(&UsageRow {
-            timeline: Reference::timeline(&info),
+            timeline,
             logical_bytes: usage.logical_bytes,
             allocated_bytes: usage.allocated_bytes,
             shared_bytes: usage.shared_bytes,
             divergent_bytes: usage.divergent_bytes,
+            freed_bytes: freed,
             inodes: usage.inodes,
         })?;
     }
     output.end(&totals)
 }
 
-fn named(context: &Context, names: &[Name]) -> Outcome<Vec<TimelineInfo>> {
+fn named(context: &Context, names: &[Name]) -> Outcome<Vec<Found>> {
     let mut all = Vec::new();
     for name in names {
         match name.resolve(&context.engine)? {
-            Found::Timeline(info, None) => all.push(info),
             Found::Timeline(_, Some(_)) => {
                 return Err(Failure::usage(format!(
                     "{name}: du counts the present: leave the @ away"
                 )));
             }
-            Found::Snapshot(_) => {
-                return Err(Failure::usage(format!(
-                    "{name} is a snapshot, which has no bytes of its own"
-                ))
-                .then("`anabranch get snapshots -o wide` shows its size."));
-            }
+            found => all.push(found),
         }
     }
     Ok(all)
