@@ -42,6 +42,8 @@ pub const LABEL_IMPORT: &str = "anabranch.dev/import";
 /// Label of a bucket's engine timeline: `true` when its Bucket is gone and the data was kept (`deletionPolicy: Retain`).
 pub const LABEL_RETAINED: &str = "anabranch.dev/retained";
 
+/// Label of a BucketFork that a claim asked for by `dataSourceRef`: the uid of the claim.
+pub const LABEL_CLAIM: &str = "anabranch.dev/claim";
 /// Label of a BucketFork that is a pod's inline volume: a hash of the volume's id (32 hexadecimal digits).
 pub const LABEL_INLINE: &str = "anabranch.dev/inline-volume";
 

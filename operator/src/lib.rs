@@ -53,6 +53,7 @@ pub mod owner;
 pub mod peers;
 pub mod placement;
 mod plan;
+pub mod request;
 pub mod snapshot;
 pub mod source;
 mod summary;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crds::{BucketFork, Kind, Object};
 use csi_driver::grpc::v1::{self, node_client::NodeClient};
 use e2e::cluster::Parts;
-use k8s_openapi::api::core::v1::{PersistentVolume, Pod};
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use kube::api::{Api, DeleteParams, ListParams};
 use serde_json::json;
 use tonic::transport::Channel;
@@ -430,6 +430,148 @@ async fn a_node_serves_volumes_through_restarts_of_its_agent() {
     };
     node.node_unstage_volume(unstage).await.unwrap();
     assert_eq!(command(&["cat", "fork/team/kept:/kept"]), "kept");
+    agent.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_by_data_source_ref_is_a_fork_that_grows_and_goes_with_it() {
+    let Some(f) = fixture("claims", Parts { controllers: true }).await else {
+        return;
+    };
+    let place = tempfile::tempdir().unwrap();
+    let source = place.path().join("source");
+    std::fs::create_dir_all(&source).unwrap();
+    std::fs::write(source.join("given"), "given").unwrap();
+    let _operator = Running::start(&f.cluster, "one");
+    f.namespace("team").await;
+    f.node("n1").await;
+    let mut agent = Agent::start(&f.cluster, "n1", place.path(), &[&source]);
+    agent.ready().await;
+    for (name, provisioner) in [
+        ("anabranch", "csi.anabranch.dev"),
+        ("other", "example.com/other"),
+    ] {
+        f.apply(json!({"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": {"name": name},
+            "provisioner": provisioner, "volumeBindingMode": "WaitForFirstConsumer", "allowVolumeExpansion": true}))
+            .await
+            .unwrap();
+    }
+    f.ours(
+        "Bucket",
+        "team",
+        "base",
+        json!({"source": {"directory": {"path": source}}}),
+    )
+    .await;
+    f.ours(
+        "BucketSnapshot",
+        "team",
+        "v1",
+        json!({"source": {"bucket": "base"}, "lifetime": {"noExpiry": true}}),
+    )
+    .await;
+    let claims: Api<PersistentVolumeClaim> = Api::namespaced(f.client.clone(), "team");
+    let volumes: Api<PersistentVolume> = Api::all(f.client.clone());
+    let ask = async |name: &str, class: &str, kind: &str, of: &str| {
+        f.apply(json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"namespace": "team", "name": name},
+            "spec": {"accessModes": ["ReadWriteOnce"], "storageClassName": class, "resources": {"requests": {"storage": "1Gi"}},
+            "dataSourceRef": {"apiGroup": "anabranch.dev", "kind": kind, "name": of}}}))
+            .await
+            .unwrap();
+    };
+    let began = Instant::now();
+    ask("mine", "anabranch", "BucketSnapshot", "v1").await;
+    ask("live", "anabranch", "Bucket", "base").await;
+    ask("wrong", "other", "Bucket", "base").await;
+    let bound = async |name: &'static str| {
+        f.eventually("the claim is bound", async |_: &Fixture| {
+            let claim = claims.get_opt(name).await.unwrap()?;
+            (claim.status.as_ref()?.phase.as_deref()? == "Bound").then_some(claim)
+        })
+        .await
+    };
+    let mine = bound("mine").await;
+    println!(
+        "a claim by dataSourceRef was bound {:?} after everything was applied",
+        began.elapsed()
+    );
+    bound("live").await;
+    let volume = volumes
+        .get(mine.spec.as_ref().unwrap().volume_name.as_ref().unwrap())
+        .await
+        .unwrap();
+    let handle = volume.spec.unwrap().csi.unwrap().volume_handle;
+    let made = forks(&f, "team").await;
+    assert_eq!(made.len(), 2, "nothing for a class of somebody else");
+    let fork = made
+        .into_iter()
+        .find(|fork| fork.metadata.name.as_deref().unwrap().starts_with("mine-"))
+        .unwrap();
+    let name = fork.metadata.name.clone().unwrap();
+    assert_eq!(
+        handle,
+        format!(
+            "vol-{}",
+            fork.status.as_ref().unwrap().timeline.as_ref().unwrap()
+        )
+    );
+    let output = Command::new(env!("CARGO_BIN_EXE_anabranch"))
+        .args(["cat", &format!("fork/team/{name}:/given"), "--data"])
+        .arg(place.path().join("n1"))
+        .output()
+        .unwrap();
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout),
+        "given",
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    f.eventually("the refused claim says why", async |f: &Fixture| {
+        let events: Api<k8s_openapi::api::events::v1::Event> =
+            Api::namespaced(f.client.clone(), "team");
+        let all = events.list(&ListParams::default()).await.ok()?.items;
+        all.into_iter()
+            .find(|event| event.reason.as_deref() == Some("ForkRefused"))
+            .filter(|event| {
+                event
+                    .note
+                    .as_deref()
+                    .unwrap_or_default()
+                    .contains("example.com/other")
+            })
+            .map(drop)
+    })
+    .await;
+
+    // It grows with the claim, and goes with it; the other stays.
+    let larger = json!({"spec": {"resources": {"requests": {"storage": "3Gi"}}}});
+    claims
+        .patch(
+            "mine",
+            &Default::default(),
+            &kube::api::Patch::Merge(larger),
+        )
+        .await
+        .unwrap();
+    f.eventually("the fork has the larger size", async |f: &Fixture| {
+        let fork = f.api::<BucketFork>("team").get(&name).await.ok()?;
+        (fork.spec.quota?.bytes?.0 == 3 << 30).then_some(())
+    })
+    .await;
+    claims
+        .delete("mine", &DeleteParams::default())
+        .await
+        .unwrap();
+    f.gone(&key(Kind::Fork, "team", &name)).await;
+    f.eventually(
+        "only the volume of the other is left",
+        async |_: &Fixture| {
+            let all = volumes.list(&ListParams::default()).await.ok()?.items;
+            (all.len() == 1).then_some(())
+        },
+    )
+    .await;
+    assert_eq!(forks(&f, "team").await.len(), 1);
     agent.stop();
 }
 

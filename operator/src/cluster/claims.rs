@@ -23,6 +23,15 @@ struct Volume {
     released: bool,
 }
 
+/// The volume for a claim that asked for its fork.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// The volume.
+    pub volume: PersistentVolume,
+    /// Whether it is made where it is missing. Otherwise it is only kept.
+    pub make: bool,
+}
+
 /// The volumes and claims of ours that are there, by fork.
 pub struct Claims {
     volumes: Mutex<BTreeMap<ObjectKey, BTreeMap<String, Volume>>>,
@@ -41,7 +50,8 @@ impl Claims {
         })
     }
 
-    /// Brings what is there for a fork to what it asks for; without the object, to nothing.
+    /// Brings what is there for a fork to what it asks for; without the object, to nothing. `asked` is the volume for a claim
+    /// that asked for the fork.
     ///
     /// # Errors
     /// See [`WriteError`].
@@ -51,11 +61,13 @@ impl Claims {
         events: &Events,
         key: &ObjectKey,
         fork: Option<&BucketFork>,
+        asked: Option<Asked>,
     ) -> Result<(), WriteError> {
         let wanted = fork.map(pairs).unwrap_or_default();
+        let asked = asked.map(|asked| (asked.volume.name_any(), asked));
         let volumes = self.volumes.lock().get(key).cloned().unwrap_or_default();
         let claims = self.claims.lock().get(key).cloned().unwrap_or_default();
-        if wanted.is_empty() && volumes.is_empty() && claims.is_empty() {
+        if wanted.is_empty() && asked.is_none() && volumes.is_empty() && claims.is_empty() {
             return Ok(());
         }
         let volume_api = Api::<PersistentVolume>::all(client.clone());
@@ -67,11 +79,17 @@ impl Claims {
         for (name, uid) in claims.iter().filter(|(name, _)| !named.contains_key(*name)) {
             delete(&claim_api, name, uid).await?;
         }
-        for (name, volume) in volumes
-            .iter()
-            .filter(|(name, volume)| volume.released || !wanted.contains_key(*name))
-        {
+        for (name, volume) in volumes.iter().filter(|(name, volume)| {
+            let asked = asked.as_ref().is_some_and(|(asked, _)| asked == *name);
+            volume.released || !(asked || wanted.contains_key(*name))
+        }) {
             delete(&volume_api, name, &volume.uid).await?;
+        }
+        if let Some((name, asked)) = &asked
+            && asked.make
+            && !volumes.contains_key(name)
+        {
+            create(&volume_api, &asked.volume).await?;
         }
         for (name, pair) in &wanted {
             if !volumes.contains_key(name) {
@@ -107,7 +125,7 @@ impl Claims {
 }
 
 /// Makes an object; false when there is one of its name.
-async fn create<K>(api: &Api<K>, object: &K) -> Result<bool, WriteError>
+pub(super) async fn create<K>(api: &Api<K>, object: &K) -> Result<bool, WriteError>
 where
     K: Resource + Clone + std::fmt::Debug + serde::Serialize + serde::de::DeserializeOwned,
 {

@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::cache::Cache;
-use super::claims::{Claims, SELECTOR};
+use super::claims::{Asked, Claims, SELECTOR};
 use super::events::Events;
 use super::grants::{Grants, ReferenceGrant};
 use super::http::Health;
@@ -27,6 +27,7 @@ use super::leader::Candidate;
 use super::metrics::Metrics;
 use super::nodes::{Known, LABEL_AGENT, LeaseReceiver, NodeReceiver};
 use super::queue::Queue;
+use super::requests::Requests;
 use super::watch::{follow, follow_ours, read_once};
 use super::write::{MANAGER_NODE, MANAGER_OPERATOR, WriteError, Writer, said_by};
 use crate::decide::{Decision, Scene, decide, node_of};
@@ -61,6 +62,7 @@ pub struct Operator {
     nodes: Arc<Known>,
     grants: Arc<Grants>,
     claims: Arc<Claims>,
+    requests: Arc<Requests>,
     metrics: Arc<Metrics>,
     /// Buckets are placed one after another, each knowing of the one before.
     placing: tokio::sync::Mutex<()>,
@@ -141,6 +143,7 @@ impl Operator {
             events: Events::new(client.clone(), MANAGER_OPERATOR, &settings.identity),
             nodes: Arc::new(Known::default()),
             claims: Claims::new(look_at.clone()),
+            requests: Requests::new(look_at.clone()),
             writer: Writer::new(client.clone()),
             cache,
             queue,
@@ -198,6 +201,15 @@ impl Operator {
             Api::<PersistentVolumeClaim>::all(client.clone()),
             all().labels(SELECTOR),
             self.claims.clone(),
+            done,
+        ));
+        synced.push(receiver);
+        // A source cannot be selected by: all claims of the cluster are followed, and those that are not ours passed over.
+        let (done, receiver) = signal::channel(false);
+        tokio::spawn(follow(
+            Api::<PersistentVolumeClaim>::all(client.clone()),
+            all(),
+            self.requests.clone(),
             done,
         ));
         synced.push(receiver);
@@ -292,8 +304,21 @@ impl Operator {
                 Some(Object::Fork(fork)) => Some(&**fork),
                 _ => None,
             };
+            let client = self.writer.client();
+            let request = self.requests.get(key);
+            if let Some(request) = &request {
+                self.requests
+                    .settle(client, &self.events, request, fork)
+                    .await?;
+            }
+            let asked = request.and_then(|request| {
+                Some(Asked {
+                    volume: request.volume(fork?)?,
+                    make: !request.settled,
+                })
+            });
             self.claims
-                .settle(self.writer.client(), &self.events, key, fork)
+                .settle(client, &self.events, key, fork, asked)
                 .await?;
         }
         let Some(object) = object else {

@@ -48,7 +48,7 @@ impl Events {
             .await;
     }
 
-    /// Tells one event.
+    /// Tells one event of an object of ours.
     pub async fn tell(
         &self,
         object: &Object,
@@ -66,6 +66,18 @@ impl Events {
             uid: metadata.uid.clone(),
             ..ObjectReference::default()
         };
+        self.tell_of(&reference, type_, reason, action, note).await;
+    }
+
+    /// Tells one event of any object.
+    pub async fn tell_of(
+        &self,
+        object: &ObjectReference,
+        type_: EventType,
+        reason: &str,
+        action: &str,
+        note: &str,
+    ) {
         let note: String = note.chars().take(NOTE_MAX).collect();
         let event = Event {
             type_,
@@ -75,8 +87,8 @@ impl Events {
             secondary: None,
         };
         // An event is a courtesy: nothing waits for it. Into a namespace that is going away none can be told.
-        if let Err(failure) = self.recorder.publish(&event, &reference).await {
-            tracing::debug!(%failure, object = %object.key(), reason, "cannot tell an event");
+        if let Err(failure) = self.recorder.publish(&event, object).await {
+            tracing::debug!(%failure, object = object.name, reason, "cannot tell an event");
         }
     }
 }

@@ -15,6 +15,7 @@ pub mod leader;
 pub mod metrics;
 pub mod nodes;
 pub mod queue;
+pub mod requests;
 pub mod signals;
 pub mod uninstall;
 pub mod watch;
