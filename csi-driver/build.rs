@@ -5,10 +5,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo::rerun-if-changed=proto/csi.proto");
     println!("cargo::rerun-if-env-changed=ROCKSDB_LIB_DIR");
     if let Some(folder) = std::env::var_os("ROCKSDB_LIB_DIR") {
-        println!(
-            "cargo::rustc-link-arg-bins=-Wl,-rpath,{}",
-            folder.display()
-        );
+        println!("cargo::rustc-link-arg-bins=-Wl,-rpath,{}", folder.display());
     }
     #[cfg(feature = "cluster")]
     {

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use storage_engine::import::import_directory;
+use storage_engine::import::{Source, import_directory};
 use storage_engine::*;
 
 const ME: Caller = Caller {
@@ -279,7 +279,11 @@ fn import(dir: &Path) -> Result<()> {
     let engine = open(&dir.join("import"))?;
     let v = root(&engine, "base")?;
     let start = Instant::now();
-    let done = import_directory(&v, &tree, &mut |_| ControlFlow::Continue(()))?;
+    let done = import_directory(
+        &v,
+        &Source::open(&tree)?,
+        &mut |_| ControlFlow::Continue(()),
+    )?;
     let took = start.elapsed();
     println!(
         "\nimport of {} ({} entries, {} MiB): {:.2} s; cp -a and sync {:.2} s{}; ratio {:.2}x",

@@ -226,7 +226,10 @@ fn an_imported_tree_is_sound_and_its_object_files_are_noted_when_nothing_needs_t
     let engine = Engine::open(dir.path().join("store"), Options::default()).unwrap();
     let t = root(&engine, "t");
     let v = volume(&engine, t);
-    import::import_directory(&v, &source, &mut |_| ControlFlow::Continue(())).unwrap();
+    import::import_directory(&v, &import::Source::open(&source).unwrap(), &mut |_| {
+        ControlFlow::Continue(())
+    })
+    .unwrap();
     let report = sound(&engine, "imported");
     assert_eq!((report.notes, report.counts.objects), (0, 1), "{report}");
     let f = fork(&engine, "f", Point::Now(t));

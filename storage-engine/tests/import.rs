@@ -8,7 +8,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
 
-use storage_engine::import::{import_directory, import_tar};
+use storage_engine::import::{Source, import_directory, import_tar};
 use storage_engine::*;
 
 fn build(root: &Path) {
@@ -110,7 +110,7 @@ fn a_directory_is_imported_whole() {
     let engine = Engine::open(dir.path().join("store"), Options::default()).unwrap();
     let v = new(&engine, "t");
     let mut calls = 0;
-    let done = import_directory(&v, &source, &mut |_| {
+    let done = import_directory(&v, &Source::open(&source).unwrap(), &mut |_| {
         calls += 1;
         ControlFlow::Continue(())
     })
@@ -139,16 +139,20 @@ fn a_directory_is_imported_whole() {
     assert!(v.sealed_file(large.ino).unwrap().is_none());
     assert_eq!(v.read(large.ino, 99, 3).unwrap()[1], b'x');
     assert_eq!(
-        import_directory(&v, &source, &mut |_| ControlFlow::Continue(()))
-            .unwrap_err()
-            .kind(),
+        import_directory(&v, &Source::open(&source).unwrap(), &mut |_| {
+            ControlFlow::Continue(())
+        })
+        .unwrap_err()
+        .kind(),
         ErrorKind::NotEmpty
     );
     let w = new(&engine, "u");
-    let error = import_directory(&w, dir.path(), &mut |_| ControlFlow::Continue(())).unwrap_err();
+    let error = import_directory(&w, &Source::open(dir.path()).unwrap(), &mut |_| {
+        ControlFlow::Continue(())
+    })
+    .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{error}");
-    let error =
-        import_directory(&w, &source.join("gone"), &mut |_| ControlFlow::Continue(())).unwrap_err();
+    let error = Source::open(&source.join("gone")).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
 }
 
@@ -170,28 +174,37 @@ fn an_archive_is_imported_whole() {
             .unwrap();
         assert!(made.success());
         let v = new(&engine, name);
-        import_tar(&v, &archive, &mut |_| ControlFlow::Continue(())).unwrap();
+        import_tar(&v, &Source::open(&archive).unwrap(), &mut |_| {
+            ControlFlow::Continue(())
+        })
+        .unwrap();
         same(&v, Ino::ROOT, &source);
     }
     let not_tar = dir.path().join("not.tar");
     fs::write(&not_tar, vec![7; 4096]).unwrap();
-    let error = import_tar(&new(&engine, "n"), &not_tar, &mut |_| {
-        ControlFlow::Continue(())
-    })
+    let error = import_tar(
+        &new(&engine, "n"),
+        &Source::open(&not_tar).unwrap(),
+        &mut |_| ControlFlow::Continue(()),
+    )
     .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{error}");
     fs::write(&not_tar, b"\x28\xb5\x2f\xfd and what follows").unwrap();
-    let error = import_tar(&new(&engine, "z"), &not_tar, &mut |_| {
-        ControlFlow::Continue(())
-    })
+    let error = import_tar(
+        &new(&engine, "z"),
+        &Source::open(&not_tar).unwrap(),
+        &mut |_| ControlFlow::Continue(()),
+    )
     .unwrap_err();
     assert!(error.to_string().contains("zstd"), "{error}");
     let mut evil = tar_with(b"../escape");
     evil.extend([0; 1024]);
     fs::write(&not_tar, evil).unwrap();
-    let error = import_tar(&new(&engine, "e"), &not_tar, &mut |_| {
-        ControlFlow::Continue(())
-    })
+    let error = import_tar(
+        &new(&engine, "e"),
+        &Source::open(&not_tar).unwrap(),
+        &mut |_| ControlFlow::Continue(()),
+    )
     .unwrap_err();
     assert!(error.to_string().contains("unsafe path"), "{error}");
 }
@@ -211,4 +224,54 @@ fn tar_with(path: &[u8]) -> Vec<u8> {
     let sum: u32 = block.iter().map(|b| u32::from(*b)).sum();
     block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
     block
+}
+
+#[test]
+fn a_name_that_becomes_a_link_meanwhile_is_never_followed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (source, outside) = (dir.path().join("source"), dir.path().join("outside"));
+    fs::create_dir_all(&outside).unwrap();
+    fs::write(outside.join("secret"), "secret").unwrap();
+    fs::create_dir_all(source.join("folder")).unwrap();
+    fs::write(source.join("folder/secret"), "mine").unwrap();
+    fs::write(source.join("secret"), "mine").unwrap();
+    for n in 0..200 {
+        fs::write(source.join(format!("other-{n}")), "mine").unwrap();
+    }
+    let engine = Engine::open(dir.path().join("store"), Options::default()).unwrap();
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let mut outcomes = [0u32; 2];
+    std::thread::scope(|scope| {
+        // Swaps the folder and the file for links to what lies outside, and back.
+        scope.spawn(|| {
+            let (folder, file) = (source.join("folder"), source.join("secret"));
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                fs::rename(&folder, dir.path().join("kept")).unwrap();
+                symlink(&outside, &folder).unwrap();
+                fs::rename(&file, dir.path().join("kept-file")).unwrap();
+                symlink(outside.join("secret"), &file).unwrap();
+                fs::remove_file(&folder).unwrap();
+                fs::rename(dir.path().join("kept"), &folder).unwrap();
+                fs::remove_file(&file).unwrap();
+                fs::rename(dir.path().join("kept-file"), &file).unwrap();
+            }
+        });
+        for round in 0..300 {
+            let v = new(&engine, &format!("t{round}"));
+            let opened = Source::open(&source).unwrap();
+            let done = import_directory(&v, &opened, &mut |_| ControlFlow::Continue(()));
+            outcomes[usize::from(done.is_ok())] += 1;
+            for path in [b"/secret".as_slice(), b"/folder/secret"] {
+                let Ok(node) = v.resolve(path) else { continue };
+                if node.kind == NodeKind::File {
+                    assert_eq!(v.read(node.ino, 0, 99).unwrap(), b"mine");
+                }
+            }
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    eprintln!(
+        "{} imports saw a change and were refused, {} went through",
+        outcomes[0], outcomes[1]
+    );
 }

@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use operator::observed::{Import, ImportState};
 use operator::{FailureKind, Id};
 use parking_lot::Mutex;
-use storage_engine::import::{ImportProgress, import_directory, import_tar};
+use storage_engine::import::{ImportProgress, Source, import_directory, import_tar};
 use storage_engine::{Engine, ErrorKind, Point, TimelineId, VolumeOptions};
 
 use crate::owner::failure::host;
@@ -86,7 +86,7 @@ impl Imports {
     }
 
     /// Starts an import, unless it runs. The failure of an earlier try is said once it is time for another.
-    pub fn start(&self, timeline: Id, source: &ImportSource) -> Outcome {
+    pub fn start(&self, timeline: Id, asked: &ImportSource) -> Outcome {
         let mut jobs = self.jobs.lock();
         if jobs
             .get(&timeline)
@@ -94,23 +94,32 @@ impl Imports {
         {
             return Ok(());
         }
-        let path = match (&source.directory, &source.tar) {
+        let path = match (&asked.directory, &asked.tar) {
             (Some(place), _) | (None, Some(place)) => PathBuf::from(&place.path),
             (None, None) => return Err(Failure::usage("the source is empty")),
         };
-        let path = match &self.roots {
-            Some(roots) => super::roots::resolve(roots, &path)?,
-            None => path,
+        let unreadable = |why: &dyn std::fmt::Display| {
+            let what = format!("the source {} cannot be read: {why}", path.display());
+            Failure::new("Source", what)
         };
-        let meta = std::fs::metadata(&path).map_err(|e| {
-            Failure::new(
-                "Source",
-                format!("the source {} cannot be read: {e}", path.display()),
-            )
-        })?;
+        let source = match &self.roots {
+            Some(roots) => super::roots::open(roots, &path)?,
+            None => {
+                // Asked first: opening a pipe would wait for its other end.
+                let meta = std::fs::metadata(&path).map_err(|e| unreadable(&e))?;
+                if !meta.is_dir() && !meta.is_file() {
+                    return Err(unreadable(&"it is neither a directory nor a file"));
+                }
+                Source::open(&path)?
+            }
+        };
+        let meta = source.file().metadata().map_err(|e| unreadable(&e))?;
+        if !meta.is_dir() && !meta.is_file() {
+            return Err(unreadable(&"it is neither a directory nor a file"));
+        }
         let id = TimelineId(timeline.0);
         let name = Reference::timeline(&self.engine.timeline(id)?).short();
-        let tar = source.directory.is_none();
+        let tar = asked.directory.is_none();
         let total = if tar {
             Total::Archive { length: meta.len() }
         } else {
@@ -142,7 +151,7 @@ impl Imports {
         std::thread::Builder::new()
             .name("import".to_owned())
             .spawn(move || {
-                let result = fill(&engine, id, &path, tar, &own);
+                let result = fill(&engine, id, &source, tar, &own);
                 *own.end.lock() = Some((Timestamp::now(), result));
                 wake();
             })
@@ -276,7 +285,7 @@ pub(super) fn again(now: Timestamp) -> Timestamp {
         .unwrap_or(now)
 }
 
-fn fill(engine: &Engine, id: TimelineId, path: &Path, tar: bool, job: &Job) -> Outcome {
+fn fill(engine: &Engine, id: TimelineId, source: &Source, tar: bool, job: &Job) -> Outcome {
     let go_on = || {
         if job.stop.load(Ordering::SeqCst) {
             ControlFlow::Break(())
@@ -292,9 +301,9 @@ fn fill(engine: &Engine, id: TimelineId, path: &Path, tar: bool, job: &Job) -> O
         go_on()
     };
     let all = if tar {
-        import_tar(&volume, path, &mut progress)?
+        import_tar(&volume, source, &mut progress)?
     } else {
-        import_directory(&volume, path, &mut progress)?
+        import_directory(&volume, source, &mut progress)?
     };
     *job.done.lock() = all;
     *job.total.lock() = Total::Counted {

@@ -5,6 +5,7 @@
 
 mod builder;
 mod directory;
+mod source;
 mod tar;
 #[cfg(test)]
 mod tests;
@@ -28,10 +29,14 @@ pub struct ImportProgress {
     pub source: u64,
 }
 
+pub use self::source::Source;
+
 /// Imports a directory: contents, modes, owners, times, extended attributes, hard links, holes, special
 /// files. The timeline's root takes the attributes of the directory itself. Calls `progress` after every few files
 /// and some megabytes of a large one. Durable when it returns. While the source is read no lock is held; each commit
 /// (some megabytes in the log) keeps others waiting for its own time only.
+///
+/// Links within the directory are imported and never followed, also where somebody changes the tree meanwhile.
 ///
 /// `progress` stops the import by saying `Break`: the error is `Unavailable`, and what was committed so far stays, as
 /// after a crash.
@@ -41,7 +46,7 @@ pub struct ImportProgress {
 /// directory; any error of reading the source names its path. Cost: the tree's bytes and entries once.
 pub fn import_directory(
     volume: &Volume,
-    source: &std::path::Path,
+    source: &Source,
     progress: &mut dyn FnMut(&ImportProgress) -> ControlFlow<()>,
 ) -> Result<ImportProgress> {
     require_empty(volume)?;
@@ -56,7 +61,7 @@ pub fn import_directory(
 /// Cost: the archive's bytes and entries once.
 pub fn import_tar(
     volume: &Volume,
-    archive: &std::path::Path,
+    archive: &Source,
     progress: &mut dyn FnMut(&ImportProgress) -> ControlFlow<()>,
 ) -> Result<ImportProgress> {
     require_empty(volume)?;

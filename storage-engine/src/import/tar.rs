@@ -18,6 +18,7 @@ use crate::ids::Ino;
 
 use super::ImportProgress;
 use super::builder::{Builder, Content, Meta};
+use super::source::Source;
 
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 /// Compressions that are known by name only.
@@ -29,10 +30,12 @@ const OTHER_MAGICS: [(&[u8], &str); 3] = [
 
 pub(super) fn import(
     volume: &Volume,
-    archive: &Path,
+    source: &Source,
     progress: &mut dyn FnMut(&ImportProgress) -> ControlFlow<()>,
 ) -> Result<ImportProgress> {
-    let mut file = File::open(archive).context("open", archive)?;
+    let archive = source.path();
+    let mut file = source.file().try_clone().context("open", archive)?;
+    file.seek(SeekFrom::Start(0)).context("rewind", archive)?;
     let mut magic = [0; 4];
     let compressed = match file.read_exact(&mut magic) {
         Ok(()) => magic.starts_with(&GZIP_MAGIC),

@@ -85,7 +85,7 @@ fn an_import_that_is_stopped_leaves_no_files_behind() {
     std::fs::write(source.join("large"), vec![1; 40 << 20]).unwrap();
     let (engine, volume) = engine(dir.path());
     let mut seen = Vec::new();
-    let error = import_directory(&volume, &source, &mut |now| {
+    let error = import_directory(&volume, &Source::open(&source).unwrap(), &mut |now| {
         seen.push(now.bytes);
         ControlFlow::Break(())
     })
@@ -101,6 +101,9 @@ fn an_import_that_is_stopped_leaves_no_files_behind() {
         .collect();
     assert!(left.is_empty(), "{left:?}");
     // It can be done again.
-    import_directory(&volume, &source, &mut |_| ControlFlow::Continue(())).unwrap();
+    import_directory(&volume, &Source::open(&source).unwrap(), &mut |_| {
+        ControlFlow::Continue(())
+    })
+    .unwrap();
     assert!(engine.check(&mut |_| {}).unwrap().is_sound());
 }

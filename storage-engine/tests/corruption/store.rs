@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use storage_engine::import::import_directory;
+use storage_engine::import::{Source, import_directory};
 use storage_engine::*;
 
 /// SplitMix64: small, and the same everywhere.
@@ -139,7 +139,10 @@ pub fn fixture() -> Fixture {
     let v = engine
         .volume(Point::Now(base), VolumeOptions::default())
         .unwrap();
-    import_directory(&v, &source, &mut |_| std::ops::ControlFlow::Continue(())).unwrap();
+    import_directory(&v, &Source::open(&source).unwrap(), &mut |_| {
+        std::ops::ControlFlow::Continue(())
+    })
+    .unwrap();
     let snapshot = engine
         .snapshot(SnapshotRequest {
             id: None,
