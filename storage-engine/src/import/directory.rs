@@ -57,7 +57,7 @@ pub(super) fn import(
             };
             let identity = (stat.st_dev, stat.st_ino);
             let kind = kind_of(&stat);
-            let names = u64::from(stat.st_nlink);
+            let names = stat.st_nlink;
             if kind != NodeKind::Directory
                 && names > 1
                 && let Some(ino) = linked.get(&identity)
