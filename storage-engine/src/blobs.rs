@@ -17,6 +17,7 @@ use crate::fs::{Access, File};
 use crate::ids::FileId;
 use crate::index::records::{Extent, SUM_BYTES};
 use crate::log::segment::segment_path;
+use crate::planted::{Bug, planted};
 use crate::store::Layout;
 
 /// At most so many files are kept open; the process has a limit of 20,000 and others need some.
@@ -31,6 +32,8 @@ pub(crate) struct Blobs {
     writing: Arc<Mutex<HashSet<FileId>>>,
     /// Whether the mark is there that says so to the next opening.
     marked: Mutex<bool>,
+    /// Directories of object files, by their first byte, whose names are known to be durable.
+    directories: Mutex<HashSet<u8>>,
     /// Whether an earlier run may have left object files behind that nothing refers to.
     left_behind: AtomicBool,
 }
@@ -63,6 +66,7 @@ impl Blobs {
             open: Mutex::new(HashMap::new()),
             writing: Arc::default(),
             marked: Mutex::new(marked),
+            directories: Mutex::default(),
             left_behind: AtomicBool::new(marked),
         }
     }
@@ -214,11 +218,15 @@ impl Blobs {
             writing: Arc::clone(&self.writing),
         };
         let path = self.path(id);
-        if let Some(dir) = path.parent()
-            && !self.layout.fs.exists(dir)
-        {
-            self.layout.fs.create_dir_all(dir).context("create", dir)?;
-            self.layout.sync_dir(&objects)?;
+        if let Some(dir) = path.parent() {
+            // One that is there may be of a run that was killed, or of somebody who is just making it: that
+            // its name is durable is known only to who has synced it.
+            let mut known = self.directories.lock();
+            if !known.contains(&id.0[0]) {
+                self.layout.fs.create_dir_all(dir).context("create", dir)?;
+                self.layout.sync_dir(&objects)?;
+                known.insert(id.0[0]);
+            }
         }
         let file = self
             .layout
@@ -250,8 +258,11 @@ impl Blobs {
     /// Makes an object file durable and immutable.
     pub fn seal_object(&self, file: &dyn File, path: &std::path::Path) -> Result<()> {
         file.seal().context("seal", path)?;
-        file.sync_all().context("sync", path)?;
+        if !planted(Bug::SkippedObjectSync) {
+            file.sync_all().context("sync", path)?;
+        }
         match path.parent() {
+            Some(_) if planted(Bug::SkippedObjectDirectorySync) => Ok(()),
             Some(dir) => self.layout.sync_dir(dir),
             None => Ok(()),
         }

@@ -14,6 +14,7 @@ use crate::index::lineage::{self, Lineage, Scan};
 use crate::index::records::{self, Chunk, Extent, INLINE, Inode, Record, THIS_FRAME, UsageRecord};
 use crate::log::frame::{Parts, Row};
 use crate::observe::Notice;
+use crate::planted::{Bug, planted};
 use crate::rocks::Index;
 
 /// Inode numbers are taken from the store in blocks of this many.
@@ -324,6 +325,9 @@ impl<'a> Txn<'a> {
         for dead in self.dead.iter_mut().filter(|d| d.file == THIS_FRAME) {
             dead.file = place.segment;
             dead.offset += place.data_offset;
+        }
+        if planted(Bug::LostDeadlist) {
+            self.dead.clear();
         }
         rows.extend(self.dead.iter().map(|dead| Row::Dead {
             value: dead.encode(),

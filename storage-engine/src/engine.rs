@@ -25,6 +25,7 @@ use crate::log::reader::Applied;
 use crate::log::writer::{Durable, LogWriter};
 use crate::observe::{Change, Observation, Observers};
 use crate::open::Recovery;
+use crate::planted::{Bug, planted};
 use crate::rocks::{Applying, Index};
 use crate::store::{Layout, Lock};
 
@@ -45,6 +46,8 @@ pub struct Options {
     pub fs: Arc<dyn FileSystem>,
     /// Bytes after which a segment of the log is full.
     pub segment_bytes: u64,
+    /// Bytes of the log after which the index is written out, which bounds what the next opening replays.
+    pub flush_bytes: u64,
     /// Collect in the background; otherwise only [`Engine::gc`] does.
     pub gc: Option<GcSchedule>,
 }
@@ -57,6 +60,7 @@ impl Default for Options {
             ids: Arc::new(RandomIds),
             fs: Arc::new(RealFileSystem),
             segment_bytes: SEGMENT_BYTES,
+            flush_bytes: crate::flush::LOG_BYTES,
             gc: None,
         }
     }
@@ -160,6 +164,9 @@ impl Engine {
             return Ok(());
         }
         inner.flusher.stop();
+        if planted(Bug::IndexBeforeLog) {
+            inner.index.flush(true)?;
+        }
         commit.log.close()?;
         inner.index.flush(true)?;
         inner.files.close()
@@ -232,6 +239,7 @@ impl Inner {
 
     pub fn wait(&self, position: Position, durability: Durability) -> Result<()> {
         match durability {
+            _ if planted(Bug::AcknowledgedBeforeSync) => self.durable.check(),
             Durability::Memory => self.durable.check(),
             Durability::Local => self.durable.wait(position),
         }
@@ -368,6 +376,11 @@ impl Inner {
         let next = match lineage::get(&self.index, &hops, &RecordKey::NextIno)?.map(|s| s.record) {
             Some(Record::NextIno(next)) => next,
             _ => Ino::ROOT.0 + 1,
+        };
+        let next = if planted(Bug::ReusedInode) {
+            Ino::ROOT.0 + 1
+        } else {
+            next
         };
         Ok(TimelineInner {
             lineage: hops,

@@ -17,14 +17,15 @@ use crate::error::Error;
 use crate::error::{ErrorKind, Result};
 use crate::ids::Position;
 use crate::log::writer::Durable;
+use crate::planted::{Bug, planted};
 use crate::rocks::Index;
 
 /// The index is written out when so many bytes of it are only in memory: to apply them again takes
 /// about a third of a second...
 const INDEX_BYTES: usize = 32 << 20;
-/// ... or when the log has grown by so much since: recovery reads and hashes it all. (Unit tests write
-/// less.)
-const LOG_BYTES: u64 = if cfg!(test) { 8 << 20 } else { 128 << 20 };
+/// ... or when the log has grown by so much since, if [`Options`](crate::Options) do not say otherwise:
+/// recovery reads and hashes it all. (Unit tests write less.)
+pub(crate) const LOG_BYTES: u64 = if cfg!(test) { 8 << 20 } else { 128 << 20 };
 /// What an opening replays is written out at once from this part of the limits on; less is not worth a
 /// file of its own.
 const CONSIDERABLE: u64 = 32;
@@ -41,29 +42,37 @@ pub(crate) struct Unflushed {
     /// The log up to here is in the index's files, or on the way there.
     since: Position,
     end: Position,
+    /// The log may grow by so much.
+    limit: u64,
 }
 
 impl Unflushed {
     /// Nothing, as of this position.
-    pub fn at(position: Position) -> Self {
+    pub fn at(position: Position, limit: u64) -> Self {
         Self {
             index: 0,
             since: position,
             end: position,
+            limit,
         }
+    }
+
+    /// Everything up to this position is in the index's files, or on the way there.
+    pub fn written_out(&mut self, position: Position) {
+        *self = Self::at(position, self.limit);
     }
 
     /// Counts one commit; says whether it is enough.
     pub fn add(&mut self, index: usize, end: Position) -> bool {
         self.index += index;
         self.end = end;
-        self.index >= INDEX_BYTES || self.log() >= LOG_BYTES
+        self.index >= INDEX_BYTES || self.log() >= self.limit
     }
 
     /// Whether it is worth to be written out after an opening.
     pub fn considerable(&self) -> bool {
         self.index as u64 >= INDEX_BYTES as u64 / CONSIDERABLE
-            || self.log() >= LOG_BYTES / CONSIDERABLE
+            || self.log() >= self.limit / CONSIDERABLE
     }
 
     fn log(&self) -> u64 {
@@ -177,6 +186,9 @@ fn flush(
     index: &Index,
     shared: &Shared,
 ) -> Result<()> {
+    if planted(Bug::IndexBeforeLog) {
+        return index.flush(true);
+    }
     durable.sync()?;
     {
         let mut commit = commit.lock();
@@ -186,7 +198,8 @@ fn flush(
         durable.sync()?;
         // Returns as soon as new commits go elsewhere in memory.
         index.flush(false)?;
-        commit.unflushed = Unflushed::at(commit.log.end());
+        let end = commit.log.end();
+        commit.unflushed.written_out(end);
     }
     while index.flushing()? && !shared.wishes.lock().stop {
         std::thread::sleep(POLL);

@@ -25,6 +25,8 @@ mod error;
 pub mod files;
 mod flush;
 pub mod fs;
+#[cfg(test)]
+mod fuzz;
 mod gc;
 #[cfg(test)]
 mod golden;
@@ -36,6 +38,7 @@ mod log;
 pub mod objects;
 mod observe;
 mod open;
+mod planted;
 mod rocks;
 mod store;
 mod timeline;

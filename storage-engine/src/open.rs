@@ -12,13 +12,14 @@ use serde::Serialize;
 use crate::blobs::Blobs;
 use crate::catalog::Catalog;
 use crate::engine::{CommitState, Engine, Inner, Options};
-use crate::error::{Error, IoContext, Result};
+use crate::error::{Error, Result};
 use crate::flush::{Flusher, Unflushed};
 use crate::gc::{Collector, Worker};
 use crate::ids::{Epoch, Position};
 use crate::log::reader::{self, Applied};
 use crate::log::segment::segment_term;
 use crate::log::writer::LogWriter;
+use crate::planted::{Bug, planted};
 use crate::rocks::{Applying, Index};
 use crate::store::{self, Layout};
 
@@ -57,10 +58,7 @@ impl Engine {
             fs: Arc::clone(&options.fs),
         };
         if options.create {
-            layout
-                .fs
-                .create_dir_all(&layout.root)
-                .context("create", &layout.root)?;
+            layout.create_root()?;
         } else if !layout.fs.exists(&layout.store_json()) && !layout.fs.exists(&layout.log()) {
             return Err(Error::not_found(format!(
                 "a store in {}",
@@ -80,14 +78,14 @@ impl Engine {
         ));
         let mut segments = reader::segments(&layout)?;
         // What is to be replayed is in the log's files, but nobody has said that it is on disk; the index
-        // must never be ahead of it there.
-        for segment in segments
-            .iter()
-            .filter(|s| s.header.base.0 + s.len > applied.position.0)
+        // must never be ahead of it there. All segments but the last were synced before the next was made.
+        if let Some(last) = segments.last()
+            && !planted(Bug::RecoveredWithoutSync)
         {
-            segment.file.sync_data().context("sync", &segment.path)?;
+            let from = applied.position.0.saturating_sub(last.header.base.0);
+            reader::write_again(last, from)?;
         }
-        let mut unflushed = Unflushed::at(applied.position);
+        let mut unflushed = Unflushed::at(applied.position, options.flush_bytes);
         let started = Instant::now();
         let mut recovery = Recovery::default();
         let end = reader::replay(&mut segments, applied, |frame| {
@@ -97,7 +95,11 @@ impl Engine {
                 timeline: frame.header.timeline,
                 epoch: frame.header.epoch,
                 frame: frame.header.position,
-                rows: &frame.rows,
+                rows: if planted(Bug::PositionAhead) && recovery.replayed_frames == 0 {
+                    &[]
+                } else {
+                    &frame.rows
+                },
                 applied: Applied {
                     position: behind,
                     chain: frame.header.chain,
@@ -107,7 +109,7 @@ impl Engine {
             recovery.replayed_frames += 1;
             if unflushed.add(index.apply(&commit)?, behind) {
                 index.flush(false)?;
-                unflushed = Unflushed::at(behind);
+                unflushed.written_out(behind);
             }
             Ok(())
         })?;

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::clock::IdSource;
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::fs::{Access, FileSystem};
+use crate::planted::{Bug, planted};
 
 /// Newest format of a store that this version reads and writes.
 pub const FORMAT: u32 = 2;
@@ -52,6 +53,37 @@ impl Layout {
     }
     pub fn index(&self) -> PathBuf {
         self.root.join("index")
+    }
+
+    /// Makes the data directory itself, with all above it that is missing, durably.
+    pub fn create_root(&self) -> Result<()> {
+        // Of a directory that is there, an earlier try may not have come to its end.
+        let new = !self.fs.exists(&self.store_json());
+        let mut missing: Vec<&Path> = self
+            .root
+            .ancestors()
+            .take_while(|dir| !dir.as_os_str().is_empty() && !self.fs.exists(dir))
+            .collect();
+        self.fs
+            .create_dir_all(&self.root)
+            .context("create", &self.root)?;
+        let there = missing.is_empty();
+        if there && new {
+            missing.push(&self.root);
+        }
+        while let Some(dir) = missing.pop() {
+            let above = match dir.parent() {
+                Some(above) if above.as_os_str().is_empty() => Path::new("."),
+                Some(above) => above,
+                None => continue,
+            };
+            match self.fs.sync_dir(above) {
+                // Somebody else has made the directory in a place of theirs.
+                Err(e) if there && e.kind() == std::io::ErrorKind::PermissionDenied => {}
+                done => done.context("sync the directory", above)?,
+            }
+        }
+        Ok(())
     }
 
     /// Makes the entries of a directory durable.
@@ -188,7 +220,9 @@ pub(crate) fn replace_file(layout: &Layout, path: &Path, content: &[u8]) -> Resu
         .open(&temporary, Access::Replace)
         .context("create", &temporary)?;
     file.write_all_at(content, 0).context("write", &temporary)?;
-    file.sync_all().context("sync", &temporary)?;
+    if !planted(Bug::RenameBeforeSync) {
+        file.sync_all().context("sync", &temporary)?;
+    }
     layout
         .fs
         .rename(&temporary, path)

@@ -14,6 +14,8 @@ use std::sync::Arc;
 
 pub use real::RealFileSystem;
 
+use crate::planted::{Bug, planted};
+
 /// How to open a file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Access {
@@ -137,6 +139,9 @@ pub trait File: fmt::Debug + Send + Sync {
                 Ok(n) => {
                     bytes = &bytes[n..];
                     offset += n as u64;
+                    if planted(Bug::ShortWriteAccepted) {
+                        break;
+                    }
                 }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => return Err(e),

@@ -30,7 +30,7 @@ pub use cutoffs::KeptBy;
 pub(crate) use cutoffs::Swept;
 pub use report::{GcOptions, GcReport, Kept};
 #[cfg(test)]
-pub(crate) use space::encode as encode_residue;
+pub(crate) use space::{decode as decode_residue, encode as encode_residue};
 pub use worker::GcSchedule;
 pub(crate) use worker::Worker;
 

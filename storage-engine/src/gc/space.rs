@@ -18,6 +18,7 @@ use crate::fs::{Access, File};
 use crate::ids::FileId;
 use crate::index::records::{INLINE, SUM_BYTES};
 use crate::log::frame::Row;
+use crate::planted::{Bug, planted};
 
 /// The file system gives back whole blocks.
 const BLOCK: u64 = crate::log::reader::GIVEN_BACK_BYTES;
@@ -56,7 +57,7 @@ pub(super) struct Space<'a> {
 }
 
 /// Bytes `[from, to)` of a run that were given up; sorted, apart from one another.
-type Given = Vec<(u32, u32)>;
+pub(crate) type Given = Vec<(u32, u32)>;
 
 impl<'a> Space<'a> {
     pub fn new(inner: &'a Inner, writing: Option<FileId>) -> Self {
@@ -287,7 +288,11 @@ impl<'a> Space<'a> {
 fn split(length: u32, given: &[(u32, u32)]) -> (Given, Given) {
     let (mut back, mut rest) = (Given::new(), Given::new());
     for &(from, to) in given {
-        let first = from.next_multiple_of(SUM_BYTES);
+        let first = if planted(Bug::FreedTooMuch) {
+            from / SUM_BYTES * SUM_BYTES
+        } else {
+            from.next_multiple_of(SUM_BYTES)
+        };
         let last = if to >= length {
             length
         } else {
@@ -334,7 +339,7 @@ pub(crate) fn encode(length: u32, given: &[(u32, u32)]) -> Vec<u8> {
     w.0
 }
 
-fn decode(value: &[u8]) -> Result<(u32, Given)> {
+pub(crate) fn decode(value: &[u8]) -> Result<(u32, Given)> {
     let mut r = Reader::new(value, "a residue");
     let length = r.u32()?;
     let mut given = Vec::new();

@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::fs::{Access, File};
 use crate::ids::{FileId, Position};
+use crate::planted::{Bug, planted};
 use crate::store::Layout;
 
 use super::frame::{self, Chain, HEADER_BYTES, Parts};
@@ -180,6 +181,9 @@ impl LogWriter {
             file.write_all_at(&header.encode(), 0)
                 .context("write", &path)?;
             file.sync_all().context("sync", &path)?;
+            if planted(Bug::SkippedDirectorySync) {
+                return Ok(());
+            }
             self.layout.sync_dir(&dir)
         })();
         if let Err(e) = made {
@@ -208,10 +212,12 @@ impl LogWriter {
             return Ok(());
         };
         let _syncing = self.shared.syncing.lock();
-        let finish = segment
-            .file
-            .set_len(segment.offset)
-            .and_then(|()| segment.file.sync_all());
+        let finish = segment.file.set_len(segment.offset).and_then(|()| {
+            match planted(Bug::SkippedSyncOfFullSegment) {
+                true => Ok(()),
+                false => segment.file.sync_all(),
+            }
+        });
         if let Err(e) = finish {
             self.shared.poison();
             return Err(Error::io("sync", &segment.path, &e));
@@ -282,10 +288,13 @@ impl Durable {
         let target = self.appended.load(Ordering::Acquire);
         let file = self.file.lock().clone();
         if let Some(file) = file
+            && !planted(Bug::SkippedSegmentSync)
             && let Err(e) = file.sync_data()
         {
             // After a failed fsync the kernel may have dropped the pages: a second one proves nothing.
-            self.poison();
+            if !planted(Bug::SyncRetried) {
+                self.poison();
+            }
             return Err(Error::new(
                 ErrorKind::Poisoned,
                 format!("cannot sync the log: {e}"),

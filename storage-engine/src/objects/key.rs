@@ -8,7 +8,7 @@ pub const MAX_KEY: usize = 1024;
 pub const MAX_KEY_PART: usize = 255;
 
 /// A key taken apart.
-pub(super) struct Key<'a> {
+pub(crate) struct Key<'a> {
     /// The names on the way from the root; never empty.
     pub path: Vec<&'a [u8]>,
     /// It ends with a slash: a directory that is a key itself.

@@ -65,6 +65,8 @@ use crate::index::lineage::Lineage;
 use crate::leases::{Lease, Need};
 
 pub use get::ObjectReader;
+#[cfg(test)]
+pub(crate) use key::Key;
 pub use key::{MAX_KEY, MAX_KEY_PART};
 pub use put::{MAX_METADATA, ObjectWriter, SEALED_BYTES};
 pub use types::*;

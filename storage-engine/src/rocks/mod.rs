@@ -37,6 +37,7 @@ use crate::index::dead::dead_key;
 use crate::index::keys::{EPOCH_LEN, RecordKey, change_key, version_key};
 use crate::log::frame::Row;
 use crate::log::reader::Applied;
+use crate::planted::{Bug, planted};
 
 const CATALOG: u8 = b'c';
 const DEAD: u8 = b'd';
@@ -171,6 +172,9 @@ impl Index {
                     frame,
                     number,
                 } => {
+                    if planted(Bug::DoubleFree) {
+                        continue;
+                    }
                     let key = dead_key(commit.timeline, *death, *frame, *number);
                     batch.delete(tagged(DEAD, &key));
                 }

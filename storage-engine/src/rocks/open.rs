@@ -27,8 +27,10 @@ pub(super) fn open(path: &Path) -> Result<DB> {
         without_epoch,
         Some(is_version),
     ));
-    // Most looks into an ancestor or for a new name find nothing.
-    options.set_memtable_prefix_bloom_ratio(0.02);
+    // Most looks into an ancestor or for a new name find nothing. A part of the buffer's limit, which is never
+    // used up: 2 MiB, dozens of bits for each of the records that fit into what is written out at once. All of
+    // it is touched whenever the index is opened or written out.
+    options.set_memtable_prefix_bloom_ratio(0.001);
     options.set_max_background_jobs(2);
     // Handles of all index files; the process has others to keep.
     options.set_max_open_files(256);

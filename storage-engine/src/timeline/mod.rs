@@ -21,6 +21,7 @@ use crate::ids::{Epoch, SnapshotId, TimelineId};
 use crate::index::keys::RecordKey;
 use crate::index::records::{self, Record};
 use crate::log::frame::Row;
+use crate::planted::{Bug, planted};
 use parking_lot::RwLockWriteGuard;
 
 /// The timeline of commits that change the catalog only.
@@ -135,7 +136,10 @@ impl Inner {
 /// The earliest instant that retention promises: nothing from there on was collected.
 pub(crate) fn earliest_epoch(record: &TimelineRecord, now: u64) -> Epoch {
     let retain = u64::try_from(record.settings.retain.as_nanos()).unwrap_or(u64::MAX);
-    let collected = record.horizon.unwrap_or(Epoch::ZERO);
+    let collected = match record.horizon {
+        Some(horizon) if !planted(Bug::WrongHorizon) => horizon,
+        _ => Epoch::ZERO,
+    };
     Epoch(now.saturating_sub(retain))
         .max(record.created)
         .max(collected)
