@@ -183,7 +183,7 @@ async fn no_secret_is_ever_told() {
     // It would have been seen: the level is the highest, and what may be told is told.
     for (log, level) in [(&agent_log, "TRACE"), (&operator_log, "TRACE")] {
         let text = String::from_utf8_lossy(log);
-        assert!(text.lines().count() > 1000, "{}", text.lines().count());
+        assert!(text.lines().count() > 200, "{}", text.lines().count());
         assert!(
             text.contains(level) && text.contains("DEBUG"),
             "no {level} in the log"

@@ -85,9 +85,8 @@ pub async fn run(f: &Fixture, marks: &mut Marks, place: &Place) -> String {
     for (name, reason) in &waits {
         f.reason(&key(Kind::Fork, "team", name), reason).await;
     }
-    for name in ["missing", "refused"] {
-        f.reason(&key(Kind::Bucket, "team", name), "ImportFailed")
-            .await;
+    for (name, reason) in [("missing", "Retrying"), ("refused", "ImportFailed")] {
+        f.reason(&key(Kind::Bucket, "team", name), reason).await;
     }
     // Refused by the API server, and named by it.
     let wrong = object(
