@@ -13,6 +13,8 @@ pub mod labels;
 #[cfg(feature = "cluster")]
 mod look;
 #[cfg(feature = "cluster")]
+pub mod modify;
+#[cfg(feature = "cluster")]
 pub mod node;
 pub mod objects;
 mod observe;

@@ -128,6 +128,14 @@ impl Parameters {
     }
 }
 
+/// Whether these could be the mutable parameters of a volume.
+///
+/// # Errors
+/// `InvalidArgument`, naming the parameter and what is allowed.
+pub fn check_mutable(given: &BTreeMap<String, String>) -> Result<()> {
+    Parameters::mutable(given).map(drop)
+}
+
 /// A Kubernetes quantity of whole bytes.
 fn whole(text: &str) -> Option<u64> {
     text.parse::<crds::quantity::Bytes>()

@@ -32,7 +32,7 @@ pub use self::error::{Code, CsiError, Result};
 pub use self::forks::{EngineForks, EphemeralFork, EphemeralForks, Pod, SourceKind};
 pub use self::groups::GroupSnapshot;
 pub use self::ids::{GroupId, SnapshotRef, VolumeId};
-pub use self::limits::Range;
+pub use self::limits::{Range, check_mutable};
 pub use self::node::{Publish, Stage, VolumeStats};
 pub use self::pages::Page;
 pub use self::snapshots::Snapshot;

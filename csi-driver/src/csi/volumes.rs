@@ -270,11 +270,20 @@ impl Driver {
     /// Changes what a volume attributes class can say of a volume. Takes effect at once, also while it is mounted.
     ///
     /// # Errors
-    /// `NotFound`, `InvalidArgument` naming the parameter.
+    /// `NotFound`, `InvalidArgument` naming the parameter, `FailedPrecondition` for the volume of an object of ours.
     pub fn modify(&self, id: &str, mutable: &BTreeMap<String, String>) -> Result<()> {
         let _held = self.locks.take(id)?;
         let timeline = self.existing(id)?;
         let asked = Parameters::mutable(mutable)?;
+        if operator::owner::key_of(&timeline.settings.labels).is_some() {
+            return Err(CsiError::new(
+                Code::FailedPrecondition,
+                format!(
+                    "{} is of an object of that kind and name; change its spec",
+                    timeline.name
+                ),
+            ));
+        }
         let mut settings = timeline.settings.clone();
         settings.quota.bytes = asked.bytes.or(settings.quota.bytes);
         settings.quota.inodes = asked.inodes.or(settings.quota.inodes);

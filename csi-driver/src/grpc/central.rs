@@ -1,17 +1,19 @@
 //! What cannot run on every node: the resizer asks one driver for all volumes. It has no store, and needs none: the node of a
-//! volume sets the quota when the kubelet asks it to (NodeExpandVolume).
+//! volume sets the quota when the kubelet asks it to (NodeExpandVolume), and changes other attributes when the volume's
+//! object asks it to ([`crate::agent::modify`]).
 
 use tonic::{Request, Response, Status};
 
-use super::convert::{Answer, range, signed};
+use super::convert::{Answer, map, range, signed};
 use super::v1::{self, controller_server, identity_server};
+use crate::agent::modify;
 use crate::csi::{DRIVER_NAME, VolumeId};
 
 /// The identity service of the central driver.
 pub(super) struct CentralIdentity;
 
 /// The controller service of the central driver.
-pub(super) struct CentralController;
+pub(super) struct CentralController(pub kube::Client);
 
 #[tonic::async_trait]
 impl identity_server::Identity for CentralIdentity {
@@ -60,11 +62,14 @@ impl controller_server::Controller for CentralController {
     ) -> Answer<v1::ControllerGetCapabilitiesResponse> {
         use v1::controller_service_capability::{Rpc, Type, rpc};
         Ok(Response::new(v1::ControllerGetCapabilitiesResponse {
-            capabilities: vec![v1::ControllerServiceCapability {
-                r#type: Some(Type::Rpc(Rpc {
-                    r#type: rpc::Type::ExpandVolume as i32,
-                })),
-            }],
+            capabilities: [rpc::Type::ExpandVolume, rpc::Type::ModifyVolume]
+                .into_iter()
+                .map(|kind| v1::ControllerServiceCapability {
+                    r#type: Some(Type::Rpc(Rpc {
+                        r#type: kind as i32,
+                    })),
+                })
+                .collect(),
         }))
     }
 
@@ -91,5 +96,15 @@ impl controller_server::Controller for CentralController {
             capacity_bytes: signed(asked.required),
             node_expansion_required: true,
         }))
+    }
+
+    async fn controller_modify_volume(
+        &self,
+        request: Request<v1::ControllerModifyVolumeRequest>,
+    ) -> Answer<v1::ControllerModifyVolumeResponse> {
+        let request = request.into_inner();
+        let attributes = map(request.mutable_parameters);
+        modify::ask(&self.0, &request.volume_id, &attributes).await?;
+        Ok(Response::new(v1::ControllerModifyVolumeResponse {}))
     }
 }

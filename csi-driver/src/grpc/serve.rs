@@ -68,12 +68,13 @@ pub async fn serve(
 /// # Errors
 /// As [`serve`].
 pub async fn serve_central(
+    client: kube::Client,
     endpoint: &str,
     stop: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
     let router = Server::builder()
         .add_service(IdentityServer::new(CentralIdentity))
-        .add_service(ControllerServer::new(CentralController));
+        .add_service(ControllerServer::new(CentralController(client)));
     serve_at(router, endpoint, stop).await
 }
 

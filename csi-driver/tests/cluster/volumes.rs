@@ -586,13 +586,27 @@ impl Drop for Central {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_central_driver_leaves_an_expansion_to_the_node() {
+async fn the_central_driver_leaves_what_it_is_asked_to_the_node() {
     use v1::{controller_client::ControllerClient, identity_client::IdentityClient};
+    const NAME: &str = "central";
+    if !can_mount(NAME) {
+        return;
+    }
+    let Some(f) = fixture(NAME, Parts::default()).await else {
+        return;
+    };
+    let store = Place::new(NAME);
+    std::fs::create_dir_all(store.path("kubelet")).unwrap();
+    f.node("n1").await;
+    let _keeper = Keeper::start(&store);
+    let mut agent = Agent::with_volumes(&f.cluster, "n1", &store.root, &[]);
+    agent.ready().await;
     let place = tempfile::tempdir().unwrap();
     let socket = place.path().join("csi.sock");
     let endpoint = format!("unix://{}", socket.display());
     let child = Command::new(env!("CARGO_BIN_EXE_anabranch-csi"))
         .args(["controller", "--csi-socket", &endpoint])
+        .env("KUBECONFIG", f.cluster.kubeconfig())
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
@@ -650,9 +664,89 @@ async fn the_central_driver_leaves_an_expansion_to_the_node() {
             .unwrap_err();
         assert_eq!(refused.code(), code, "{bad:?} {bytes}");
     }
+    // A volume as the provisioner makes it on its node, and other attributes for it later.
+    let socket = format!("unix://{}", store.path("csi.sock").display());
+    let channel = tonic::transport::Endpoint::from_shared(socket)
+        .unwrap()
+        .connect()
+        .await
+        .unwrap();
+    let create = v1::CreateVolumeRequest {
+        name: "pvc-1".into(),
+        capacity_range: Some(v1::CapacityRange {
+            required_bytes: 1 << 30,
+            limit_bytes: 0,
+        }),
+        volume_capabilities: writer().into_iter().collect(),
+        ..Default::default()
+    };
+    let made = ControllerClient::new(channel.clone())
+        .create_volume(create)
+        .await
+        .unwrap()
+        .into_inner()
+        .volume
+        .unwrap();
+    let affinity = json!({"required": {"nodeSelectorTerms": [{"matchExpressions": [
+        {"key": "topology.csi.anabranch.dev/node", "operator": "In", "values": ["n1"]}]}]}});
+    f.apply(json!({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": "pvc-1"}, "spec": {
+        "accessModes": ["ReadWriteOnce"], "capacity": {"storage": "1Gi"}, "nodeAffinity": affinity,
+        "csi": {"driver": "csi.anabranch.dev", "volumeHandle": made.volume_id}}}))
+        .await
+        .unwrap();
+    let modify = |id: &str, attributes: &[(&str, &str)]| v1::ControllerModifyVolumeRequest {
+        volume_id: id.into(),
+        mutable_parameters: attributes
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect(),
+        ..Default::default()
+    };
+    for attributes in [[("bytes", "3Gi")], [("bytes", "2Gi")]] {
+        controller
+            .controller_modify_volume(modify(&made.volume_id, &attributes))
+            .await
+            .unwrap();
+        controller
+            .controller_modify_volume(modify(&made.volume_id, &attributes))
+            .await
+            .unwrap();
+    }
+    let ask = v1::NodeExpandVolumeRequest {
+        volume_id: made.volume_id.clone(),
+        volume_path: "/anywhere".into(),
+        ..Default::default()
+    };
+    let size = NodeClient::new(channel)
+        .node_expand_volume(ask)
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(size.capacity_bytes, 2 << 30);
+    for (bad, attributes, code) in [
+        (
+            made.volume_id.as_str(),
+            ("colour", "red"),
+            tonic::Code::InvalidArgument,
+        ),
+        (
+            made.volume_id.as_str(),
+            ("bytes", "-1"),
+            tonic::Code::InvalidArgument,
+        ),
+        (id.as_str(), ("bytes", "1Gi"), tonic::Code::NotFound),
+        ("../../x", ("bytes", "1Gi"), tonic::Code::NotFound),
+    ] {
+        let refused = controller
+            .controller_modify_volume(modify(bad, &[attributes]))
+            .await
+            .unwrap_err();
+        assert_eq!(refused.code(), code, "{bad:?} {attributes:?}: {refused}");
+    }
     let refused = controller
         .create_volume(v1::CreateVolumeRequest::default())
         .await
         .unwrap_err();
     assert_eq!(refused.code(), tonic::Code::Unimplemented);
+    agent.stop();
 }

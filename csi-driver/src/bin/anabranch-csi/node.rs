@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use csi_driver::agent::inline::InlineForks;
+use csi_driver::agent::modify;
 use csi_driver::agent::node::{self, News, Parts, Settings};
 use csi_driver::agent::retention;
 use csi_driver::csi::{self, Driver};
@@ -146,7 +147,10 @@ pub async fn run(arguments: Arguments) -> i32 {
                 }),
             });
             match driver {
-                Ok(driver) => Some(serve(driver, socket.clone(), stop, stopped.clone())),
+                Ok(driver) => {
+                    modify::follow(client.clone(), driver.clone());
+                    Some(serve(driver, socket.clone(), stop, stopped.clone()))
+                }
                 Err(failure) => return failed("cannot serve volumes", &failure),
             }
         }
