@@ -195,12 +195,10 @@ async fn no_secret_is_ever_told() {
         "calls are not in the log"
     );
     assert!(marks.of(Sort::Secret).count() >= 70);
-    for sort in [Sort::Text] {
-        assert!(
-            marks.of(sort).any(|mark| looked_at[0].1.has(mark)),
-            "a name that was refused is in no log: does this look at the right one?"
-        );
-    }
+    assert!(
+        marks.of(Sort::Text).any(|mark| looked_at[0].1.has(mark)),
+        "a name that was refused is in no log: does this look at the right one?"
+    );
     for (place, tally) in &looked_at {
         for mark in marks.of(Sort::Secret) {
             assert!(
