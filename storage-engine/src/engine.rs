@@ -177,6 +177,14 @@ impl Engine {
         self.inner.recovery
     }
 
+    /// Whether the store takes work. Cost: none; the disk is not asked.
+    ///
+    /// # Errors
+    /// `Unavailable` once it was closed, `Poisoned` after a failed sync: only opening it again helps then.
+    pub fn check_open(&self) -> Result<()> {
+        self.inner.check_open()
+    }
+
     /// Everything committed so far is on disk when this returns. Cost: one sync, or none.
     pub fn sync(&self) -> Result<()> {
         self.inner.check_open()?;

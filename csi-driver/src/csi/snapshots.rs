@@ -150,13 +150,19 @@ impl Driver {
         id: Option<&str>,
         volume: Option<&str>,
     ) -> Result<Vec<(SnapshotRef, Snapshot)>> {
-        let mut found: Vec<(SnapshotRef, Snapshot)> = self
-            .engine
-            .snapshots()?
+        let all = match id {
+            Some(id) => match SnapshotRef::parse(id) {
+                Some(SnapshotRef(id)) => present(self.engine.snapshot_info(id))?
+                    .into_iter()
+                    .collect(),
+                None => Vec::new(),
+            },
+            None => self.engine.snapshots()?,
+        };
+        let mut found: Vec<(SnapshotRef, Snapshot)> = all
             .iter()
             .filter(|info| info.name.starts_with(SNAPSHOT) || info.name.starts_with(MEMBER))
             .map(|info| (SnapshotRef(info.id), describe(info)))
-            .filter(|(_, snapshot)| id.is_none_or(|id| id == snapshot.id))
             .filter(|(_, snapshot)| volume.is_none_or(|volume| volume == snapshot.volume))
             .collect();
         found.sort_by_key(|(id, _)| *id);
