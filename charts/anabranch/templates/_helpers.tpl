@@ -57,6 +57,13 @@ resources: {{- toYaml $sidecar.resources | nindent 2 }}
 {{- if eq $asked "auto" }}{{ .Capabilities.APIVersions.Has "snapshot.storage.k8s.io/v1" }}{{ else }}{{ $asked }}{{ end }}
 {{- end }}
 
+{{/* Before Kubernetes 1.34 there are no classes of attributes for the sidecars to follow. */}}
+{{- define "anabranch.attributeClasses" -}}
+{{- if semverCompare "<1.34-0" .Capabilities.KubeVersion.Version -}}
+- --feature-gates=VolumeAttributesClass=false
+{{- end }}
+{{- end }}
+
 {{/* What listens in each component, by the name of the port. */}}
 {{- define "anabranch.metricsPorts" -}}
 operator: {metrics: 8080}
