@@ -13,6 +13,7 @@ use crate::index::keys::RecordKey;
 use crate::index::lineage::{self, Lineage, Scan};
 use crate::index::records::{self, Chunk, Extent, INLINE, Inode, Record, THIS_FRAME, UsageRecord};
 use crate::log::frame::{Parts, Row};
+use crate::log::writer::Claim;
 use crate::observe::Notice;
 use crate::planted::{Bug, planted};
 use crate::rocks::Index;
@@ -288,6 +289,21 @@ impl<'a> Txn<'a> {
         self.engine.files.read(piece, from, out)
     }
 
+    /// Whether it may use the reserve on a full disk: it takes something away, and adds nothing.
+    fn claim(&self) -> Claim {
+        let (before, behind) = (&self.state.usage, &self.usage);
+        let adds =
+            !self.data.is_empty() || behind.own > before.own || behind.inodes > before.inodes;
+        let takes = behind.own < before.own
+            || behind.inodes < before.inodes
+            || self.pending.values().any(Option::is_none);
+        if takes && !adds {
+            Claim::Freeing
+        } else {
+            Claim::Ordinary
+        }
+    }
+
     /// Makes all changes, as one frame. On an error nothing has changed. Cost: one log write and one
     /// index batch; no sync. Returns the position to wait for.
     pub fn commit(self) -> Result<Position> {
@@ -307,8 +323,9 @@ impl<'a> Txn<'a> {
             Some(hash) => hash,
             None => *blake3::hash(&self.data).as_bytes(),
         };
+        let claim = self.claim();
         let mut commit = self.engine.commit.lock();
-        let place = commit.log.place()?;
+        let place = commit.log.place(claim)?;
         let mut rows = Vec::with_capacity(self.pending.len() + self.dead.len() + 1);
         for (key, record) in &mut self.pending {
             if let Some(Record::Chunk(Chunk::Extents(extents))) = record {

@@ -22,7 +22,7 @@ use crate::index::records::{Record, UsageRecord};
 use crate::leases::Leases;
 use crate::log::frame::{Parts, Row};
 use crate::log::reader::Applied;
-use crate::log::writer::{Durable, LogWriter};
+use crate::log::writer::{Claim, Durable, LogWriter};
 use crate::observe::{Change, Observation, Observers};
 use crate::open::Recovery;
 use crate::planted::{Bug, planted};
@@ -168,7 +168,10 @@ impl Engine {
             inner.index.flush(true)?;
         }
         commit.log.close()?;
-        inner.index.flush(true)?;
+        // Otherwise the next opening takes it from the log.
+        if commit.unflushed.fits(&inner.layout.root) {
+            inner.index.flush(true)?;
+        }
         inner.files.close()
     }
 
@@ -333,10 +336,30 @@ impl Inner {
         timeline: TimelineId,
         rows: &[Row],
     ) -> Result<Position> {
+        self.commit_rows_for(Claim::Ordinary, epoch, timeline, rows)
+    }
+
+    /// The same for what leads to space being given back: it is possible on a full disk, too.
+    pub fn commit_freeing(
+        &self,
+        epoch: Epoch,
+        timeline: TimelineId,
+        rows: &[Row],
+    ) -> Result<Position> {
+        self.commit_rows_for(Claim::Freeing, epoch, timeline, rows)
+    }
+
+    fn commit_rows_for(
+        &self,
+        claim: Claim,
+        epoch: Epoch,
+        timeline: TimelineId,
+        rows: &[Row],
+    ) -> Result<Position> {
         self.check_open()?;
         let encoded = crate::log::frame::encode_rows(rows);
         let mut commit = self.commit.lock();
-        let place = commit.log.place()?;
+        let place = commit.log.place(claim)?;
         let parts = Parts {
             epoch,
             timeline,

@@ -6,6 +6,7 @@
 //! lock held, at the moment at which RocksDB sets its memory aside. Writing it to a file happens behind
 //! the back of commits.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -31,6 +32,8 @@ pub(crate) const LOG_BYTES: u64 = if cfg!(test) { 8 << 20 } else { 128 << 20 };
 const CONSIDERABLE: u64 = 32;
 /// After a failure (a full disk, mostly) it is left alone for so long.
 const PAUSE: Duration = Duration::from_secs(1);
+/// What RocksDB writes beside: its list of files, mostly.
+const MARGIN_BYTES: u64 = 1 << 20;
 /// How often the end of RocksDB's writing is looked for.
 const POLL: Duration = Duration::from_millis(5);
 
@@ -75,6 +78,13 @@ impl Unflushed {
             || self.log() >= self.limit / CONSIDERABLE
     }
 
+    /// Whether the disk has room for it. RocksDB must not find that out: it would refuse what is written next,
+    /// which the log has already. On a full disk little can be added to the log, so that it may wait.
+    pub fn fits(&self, dir: &Path) -> bool {
+        let needed = 2 * self.index as u64 + MARGIN_BYTES;
+        crate::store::room(dir).is_none_or(|room| room >= needed)
+    }
+
     fn log(&self) -> u64 {
         self.end.0.saturating_sub(self.since.0)
     }
@@ -101,6 +111,7 @@ struct Wishes {
 
 impl Flusher {
     pub fn start(
+        dir: PathBuf,
         commit: Arc<Mutex<CommitState>>,
         durable: Arc<Durable>,
         index: Arc<Index>,
@@ -111,10 +122,11 @@ impl Flusher {
             .name("index-flush".into())
             .spawn(move || {
                 while of_thread.wait() {
-                    if let Err(error) = flush(&commit, &durable, &index, &of_thread) {
+                    if let Err(error) = flush(&dir, &commit, &durable, &index, &of_thread) {
                         // Nothing is lost: the log has it all. What fails for good fails commits too.
                         tracing::error!(%error, "writing the index out");
                         of_thread.pause();
+                        // It is asked for again by whoever commits next.
                     }
                     of_thread.wishes.lock().busy = false;
                     of_thread.changed.notify_all();
@@ -181,6 +193,7 @@ impl Shared {
 }
 
 fn flush(
+    dir: &Path,
     commit: &Mutex<CommitState>,
     durable: &Durable,
     index: &Index,
@@ -196,6 +209,12 @@ fn flush(
             return Ok(());
         }
         durable.sync()?;
+        if !commit.unflushed.fits(dir) {
+            return Err(Error::new(
+                ErrorKind::NoSpace,
+                "the disk has no room for the index: it stays in memory until there is some",
+            ));
+        }
         // Returns as soon as new commits go elsewhere in memory.
         index.flush(false)?;
         let end = commit.log.end();

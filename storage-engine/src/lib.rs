@@ -39,6 +39,7 @@ pub mod objects;
 mod observe;
 mod open;
 mod planted;
+mod repair;
 mod rocks;
 mod store;
 mod timeline;
@@ -47,6 +48,7 @@ mod usage;
 pub use catalog::{MAX_CATALOG_NAME, Origin, Quota, Settings};
 pub use check::{
     CheckCounts, CheckPhase, CheckProgress, CheckReport, Finding, FindingKind, Place, Severity,
+    Verified,
 };
 pub use clock::{Clock, IdSource, RandomIds, SystemClock};
 pub use diff::{Diff, DiffEntry, DiffKind, Touched};
@@ -58,6 +60,7 @@ pub use gc::{GcOptions, GcReport, GcSchedule, Kept, KeptBy};
 pub use ids::{Epoch, FileId, Ino, Position, SnapshotId, TimelineId};
 pub use observe::{Change, Observation, Observer};
 pub use open::Recovery;
+pub use repair::{Lost, Repair};
 pub use store::FORMAT;
 pub use timeline::{CreateRoot, ForkRequest, SnapshotInfo, SnapshotRequest, TimelineInfo, Usage};
 pub use usage::Holder;

@@ -18,7 +18,7 @@ use crate::gc::{Collector, Worker};
 use crate::ids::{Epoch, Position};
 use crate::log::reader::{self, Applied};
 use crate::log::segment::segment_term;
-use crate::log::writer::LogWriter;
+use crate::log::writer::{Claim, LogWriter};
 use crate::planted::{Bug, planted};
 use crate::rocks::{Applying, Index};
 use crate::store::{self, Layout};
@@ -66,6 +66,7 @@ impl Engine {
             )));
         }
         let lock = store::lock(&layout)?;
+        layout.make_room()?;
         let store = store::open(&layout, options.create, &*options.ids)?;
         let store_id = store::store_id(&store)?;
         let index = Arc::new(Index::open(&layout.index())?);
@@ -107,7 +108,7 @@ impl Engine {
             };
             recovery.replayed_bytes += frame.header.total();
             recovery.replayed_frames += 1;
-            if unflushed.add(index.apply(&commit)?, behind) {
+            if unflushed.add(index.apply(&commit)?, behind) && unflushed.fits(&layout.root) {
                 index.flush(false)?;
                 unflushed.written_out(behind);
             }
@@ -149,12 +150,13 @@ impl Engine {
         );
         if followed {
             // So that the next opening knows, too, that the one before is full.
-            log.place()?;
+            log.place(Claim::Freeing)?;
         }
         let durable = log.durable();
         let considerable = unflushed.considerable();
         let commit = Arc::new(Mutex::new(CommitState { log, unflushed }));
         let flusher = Flusher::start(
+            layout.root.clone(),
             Arc::clone(&commit),
             Arc::clone(&durable),
             Arc::clone(&index),

@@ -54,6 +54,24 @@ impl Layout {
     pub fn index(&self) -> PathBuf {
         self.root.join("index")
     }
+    /// Space that is kept for deletions on a full disk.
+    pub fn reserve(&self) -> PathBuf {
+        self.root.join("reserve")
+    }
+
+    /// Gives some of the reserve back if the disk is full, so that the store can be opened at all.
+    pub fn make_room(&self) -> Result<()> {
+        /// More than the small files that an opening writes.
+        const OPENING_BYTES: u64 = 2 << 20;
+        let path = self.reserve();
+        if room(&self.root).is_none_or(|room| room >= OPENING_BYTES) || !self.fs.exists(&path) {
+            return Ok(());
+        }
+        let file = self.fs.open(&path, Access::Write).context("open", &path)?;
+        let len = file.metadata().context("stat", &path)?.len;
+        let left = len.saturating_sub(OPENING_BYTES).max(len / 2);
+        file.set_len(left).context("shorten", &path)
+    }
 
     /// Makes the data directory itself, with all above it that is missing, durably.
     pub fn create_root(&self) -> Result<()> {
@@ -90,6 +108,12 @@ impl Layout {
     pub fn sync_dir(&self, dir: &Path) -> Result<()> {
         self.fs.sync_dir(dir).context("sync the directory", dir)
     }
+}
+
+/// Bytes that may still be written to the disk that a directory is on; `None` if it does not say.
+pub(crate) fn room(dir: &Path) -> Option<u64> {
+    let disk = rustix::fs::statvfs(dir).ok()?;
+    Some(disk.f_bavail.saturating_mul(disk.f_frsize.max(1)))
 }
 
 /// The lock of a data directory, held as long as this lives.

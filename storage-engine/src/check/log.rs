@@ -299,7 +299,12 @@ impl Check<'_> {
             && reader::data_hash(segment, offset + HEADER_BYTES as u64, header.data_len)?
                 != header.data_hash
             && !(walk.full
-                && reader::given_back(segment, offset + HEADER_BYTES as u64, header.data_len)?)
+                && reader::given_back(
+                    segment,
+                    offset + HEADER_BYTES as u64,
+                    header.data_len,
+                    &frame::decode_rows(&rows).unwrap_or_default(),
+                )?)
         {
             complain(
                 &mut self.findings,
@@ -612,7 +617,7 @@ fn read_head(
 }
 
 /// Opens a segment without changing anything; a text says what is wrong with it.
-fn open_segment(
+pub(super) fn open_segment(
     fs: &dyn FileSystem,
     path: &std::path::Path,
     id: FileId,

@@ -22,6 +22,7 @@ mod states;
 mod tests;
 mod tree;
 mod usage;
+mod verify;
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -29,6 +30,8 @@ use std::path::Path;
 pub use report::{
     CheckCounts, CheckPhase, CheckProgress, CheckReport, Finding, FindingKind, Place, Severity,
 };
+
+pub use verify::Verified;
 
 use crate::blobs::Blobs;
 use crate::catalog::Catalog;

@@ -42,6 +42,7 @@ use crate::ids::{Epoch, FileId, TimelineId};
 use crate::index::dead::Dead;
 use crate::index::keys::RecordKey;
 use crate::index::records::{self, Chunk, NO_OBJECT, Record};
+use crate::log::writer::Claim;
 use crate::timeline::NO_TIMELINE;
 use cutoffs::Pins;
 use report::KeptList;
@@ -93,7 +94,7 @@ impl Engine {
             None
         } else {
             // Everything before the segment that is being written is known to be durable.
-            Some(inner.commit.lock().log.place()?.segment)
+            Some(inner.commit.lock().log.place(Claim::Freeing)?.segment)
         };
         let mut run = Run {
             inner,
@@ -246,7 +247,7 @@ impl Inner {
             .iter()
             .map(timeline_row)
             .collect::<Result<Vec<_>>>()?;
-        let position = self.commit_rows(*epoch, NO_TIMELINE, &rows)?;
+        let position = self.commit_freeing(*epoch, NO_TIMELINE, &rows)?;
         for record in records {
             catalog.put_timeline(record);
         }
@@ -282,7 +283,7 @@ impl Inner {
                 .map(timeline_row)
                 .collect::<Result<Vec<_>>>()?;
             let epoch = self.shared_epoch();
-            self.commit_rows(*epoch, NO_TIMELINE, &rows)?;
+            self.commit_freeing(*epoch, NO_TIMELINE, &rows)?;
             let mut catalog = self.catalog.write();
             for record in records {
                 catalog.put_timeline(record);
@@ -319,7 +320,7 @@ impl Inner {
                 run.space.settle()?;
                 if !rows.is_empty() {
                     let epoch = self.shared_epoch();
-                    self.commit_rows(*epoch, NO_TIMELINE, &rows)?;
+                    self.commit_freeing(*epoch, NO_TIMELINE, &rows)?;
                 }
             }
             if let Some(file) = file {
@@ -346,7 +347,7 @@ impl Inner {
             run.space.settle()?;
             for some in rows.chunks(PAGE) {
                 let epoch = self.shared_epoch();
-                self.commit_rows(*epoch, NO_TIMELINE, some)?;
+                self.commit_freeing(*epoch, NO_TIMELINE, some)?;
             }
         }
         Ok(())

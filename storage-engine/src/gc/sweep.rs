@@ -445,7 +445,7 @@ impl Run<'_> {
         record.swept = None;
         record.settings.labels.clear();
         let epoch = inner.shared_epoch();
-        inner.commit_rows(*epoch, id, &[Row::Empty, timeline_row(&record)?])?;
+        inner.commit_freeing(*epoch, id, &[Row::Empty, timeline_row(&record)?])?;
         inner.catalog.write().put_timeline(record);
         Ok(())
     }
@@ -461,7 +461,7 @@ impl Run<'_> {
         self.step_point()?;
         if !rows.is_empty() {
             let epoch = self.inner.shared_epoch();
-            self.inner.commit_rows(*epoch, id, &rows)?;
+            self.inner.commit_freeing(*epoch, id, &rows)?;
         }
         Ok(())
     }
@@ -512,11 +512,11 @@ impl Run<'_> {
                     &RecordKey::Usage,
                     &Record::Usage(usage),
                 ));
-                inner.commit_rows(*epoch, id, &rows)?;
+                inner.commit_freeing(*epoch, id, &rows)?;
                 own.usage = usage;
             }
             None => {
-                inner.commit_rows(*epoch, id, &rows)?;
+                inner.commit_freeing(*epoch, id, &rows)?;
             }
         }
         drop(epoch);

@@ -1,11 +1,14 @@
 //! Reading the log back: recovery after a stop, and walks over the whole history.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::error::{Error, IoContext, Result};
 use crate::fs::{Access, File};
 use crate::ids::Position;
+use crate::index::keys::RecordKey;
+use crate::index::records::{self, Chunk, Extent, Record, SUM_BYTES};
 use crate::planted::{Bug, planted};
 use crate::store::Layout;
 
@@ -190,7 +193,7 @@ pub(crate) fn replay(
             ));
         }
         let stop = loop {
-            match read_frame(segment, offset, &end.chain, !last || segment.followed)? {
+            match read_frame(segment, offset, Some(&end.chain), !last || segment.followed)? {
                 Found::Frame(frame) => {
                     offset += frame.header.total();
                     end = Applied {
@@ -200,6 +203,7 @@ pub(crate) fn replay(
                     each(*frame)?;
                 }
                 Found::End => break None,
+                Found::BadData(_) => break Some(BAD_DATA),
                 Found::Bad(why) => break Some(why),
             }
         };
@@ -266,16 +270,18 @@ pub(crate) enum Found {
     Frame(Box<Frame>),
     /// Zeros, or the end of the file.
     End,
+    /// A whole frame, whose data does not match its hash.
+    BadData(Box<Frame>),
     /// Something else.
     Bad(&'static str),
 }
 
 /// Reads and verifies the frame at `offset`: checksum, data hash, position and chain. Of a segment that is
-/// `full` the collector may have given parts of the data back.
+/// `full` the collector may have given parts of the data back. Without a `previous` chain that is not verified.
 pub(crate) fn read_frame(
     segment: &SegmentFile,
     offset: u64,
-    previous: &Chain,
+    previous: Option<&Chain>,
     full: bool,
 ) -> Result<Found> {
     if offset >= segment.len {
@@ -310,21 +316,26 @@ pub(crate) fn read_frame(
     if header.position != segment.position(offset) {
         return Ok(Found::Bad("the frame belongs to another position"));
     }
+    let follows = previous
+        .is_none_or(|previous| Header::expected_chain(previous, &bytes, &rows) == header.chain);
+    let Ok(rows) = frame::decode_rows(&rows) else {
+        return Ok(Found::Bad("the frame's rows cannot be decoded"));
+    };
     if header.data_len > 0
         && !planted(Bug::TornTailAccepted)
         && data_hash(segment, data_at, header.data_len)? != header.data_hash
-        && !(full && given_back(segment, data_at, header.data_len)?)
+        && !(full && given_back(segment, data_at, header.data_len, &rows)?)
     {
-        return Ok(Found::Bad("the data does not match its hash"));
+        return Ok(Found::BadData(Box::new(Frame { header, rows })));
     }
-    if Header::expected_chain(previous, &bytes, &rows) != header.chain {
+    if !follows {
         return Ok(Found::Bad("the frame does not continue the one before it"));
     }
-    match frame::decode_rows(&rows) {
-        Ok(rows) => Ok(Found::Frame(Box::new(Frame { header, rows }))),
-        Err(_) => Ok(Found::Bad("the frame's rows cannot be decoded")),
-    }
+    Ok(Found::Frame(Box::new(Frame { header, rows })))
 }
+
+/// What is wrong with [`Found::BadData`].
+pub(crate) const BAD_DATA: &str = "the data does not match its hash";
 
 /// Hash of `len` bytes of data at an offset.
 pub(crate) fn data_hash(segment: &SegmentFile, mut at: u64, len: u32) -> Result<[u8; 32]> {
@@ -344,26 +355,83 @@ pub(crate) fn data_hash(segment: &SegmentFile, mut at: u64, len: u32) -> Result<
     Ok(*hasher.finalize().as_bytes())
 }
 
-/// Whether a part of the data at an offset was given back: a whole block of the file reads as zeros. (Asked
-/// of data that does not match its hash, in a segment that was durable to its end. What of it is needed has
-/// checksums of its own. Holes are not asked for: a copy of the store may have none.)
-pub(crate) fn given_back(segment: &SegmentFile, at: u64, len: u32) -> Result<bool> {
-    let end = (at + u64::from(len)) / GIVEN_BACK_BYTES * GIVEN_BACK_BYTES;
-    let mut at = at.next_multiple_of(GIVEN_BACK_BYTES);
+/// Whether data that does not match its hash is what the collector left of it, in a segment that was durable to
+/// its end: every block of a run that the frame's rows name matches its checksum there, or was given back, and something
+/// was. (Holes are not asked for: a copy of the store may have none. They read as zeros.)
+pub(crate) fn given_back(segment: &SegmentFile, at: u64, len: u32, rows: &[Row]) -> Result<bool> {
+    let holes = zero_blocks(segment, at, at + u64::from(len))?;
+    if holes.is_empty() {
+        return Ok(false);
+    }
+    let mut block = vec![0; SUM_BYTES as usize];
+    for row in rows {
+        let Row::Record { key, value } = row else {
+            continue;
+        };
+        let Ok(key) = RecordKey::decode(key) else {
+            continue;
+        };
+        let Ok(Some(Record::Chunk(Chunk::Extents(extents)))) = records::decode(&key, value) else {
+            continue;
+        };
+        let here = |e: &&Extent| {
+            e.file == segment.header.id
+                && e.offset >= at
+                && e.offset + u64::from(e.length) <= at + u64::from(len)
+        };
+        for e in extents.iter().filter(here) {
+            for (n, sum) in e.sums.iter().enumerate() {
+                let from = e.offset + n as u64 * u64::from(SUM_BYTES);
+                let to = (from + u64::from(SUM_BYTES)).min(e.offset + u64::from(e.length));
+                let bytes = &mut block[..(to - from) as usize];
+                segment
+                    .file
+                    .read_exact_at(bytes, from)
+                    .context("read", &segment.path)?;
+                if crc32c::crc32c(bytes) != *sum && !is_given_back(&holes, from, to) {
+                    return Ok(false);
+                }
+            }
+        }
+    }
+    Ok(true)
+}
+
+/// Whole blocks of the file in `[from, to)` that read as zeros.
+fn zero_blocks(segment: &SegmentFile, from: u64, to: u64) -> Result<HashSet<u64>> {
+    let end = to / GIVEN_BACK_BYTES * GIVEN_BACK_BYTES;
+    let mut at = from.next_multiple_of(GIVEN_BACK_BYTES);
     let mut buffer = vec![0; 64 * GIVEN_BACK_BYTES as usize];
+    let mut found = HashSet::new();
     while at < end {
         let n = ((end - at) as usize).min(buffer.len());
         segment
             .file
             .read_exact_at(&mut buffer[..n], at)
             .context("read", &segment.path)?;
-        let mut blocks = buffer[..n].chunks(GIVEN_BACK_BYTES as usize);
-        if blocks.any(|block| block.iter().all(|b| *b == 0)) {
-            return Ok(true);
+        for block in buffer[..n].chunks(GIVEN_BACK_BYTES as usize) {
+            if block.iter().all(|b| *b == 0) {
+                found.insert(at);
+            }
+            at += block.len() as u64;
         }
-        at += n as u64;
     }
-    Ok(false)
+    Ok(found)
+}
+
+/// Whether all whole blocks of the file within `[from, to)` are among these; of a piece without one, whether a
+/// block that it reaches into is (what stands beside it was given back with it).
+fn is_given_back(holes: &HashSet<u64>, from: u64, to: u64) -> bool {
+    let size = GIVEN_BACK_BYTES as usize;
+    let (first, end) = (
+        from.next_multiple_of(GIVEN_BACK_BYTES),
+        to / GIVEN_BACK_BYTES * GIVEN_BACK_BYTES,
+    );
+    if first < end {
+        return (first..end).step_by(size).all(|b| holes.contains(&b));
+    }
+    let reached = from / GIVEN_BACK_BYTES * GIVEN_BACK_BYTES;
+    (reached..to).step_by(size).any(|b| holes.contains(&b))
 }
 
 /// Offset of the first intact frame at or after `from` that `wanted` accepts.

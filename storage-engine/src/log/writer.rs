@@ -26,6 +26,8 @@ pub(crate) struct LogWriter {
     /// Position of the next frame or segment header.
     end: Position,
     chain: Chain,
+    /// Whether the reserve is there.
+    reserved: bool,
     shared: Arc<Durable>,
 }
 
@@ -35,7 +37,26 @@ struct Segment {
     file: Arc<dyn File>,
     base: Position,
     offset: u64,
+    /// It is full from here on.
+    limit: u64,
+    /// It was the reserve: only what frees space goes into it.
+    last_resort: bool,
 }
+
+/// What a frame is for, which decides what it may be written with on a full disk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Claim {
+    /// Anything else.
+    Ordinary,
+    /// It leads to space being given back: a deletion, or what the collector writes down. It may use the
+    /// reserve.
+    Freeing,
+}
+
+/// The reserve is half a segment, and no more than this: tens of thousands of deletions.
+const RESERVE_BYTES: u64 = 32 << 20;
+/// What is tried without a reserve.
+const LEAST_SEGMENT_BYTES: u64 = 64 << 10;
 
 /// Where the next frame's data will stand.
 pub(crate) struct Place {
@@ -69,6 +90,7 @@ impl LogWriter {
             current: None,
             end,
             chain,
+            reserved: false,
             shared,
         }
     }
@@ -90,14 +112,17 @@ impl LogWriter {
 
     /// Says where the data of the next frame will stand; starts a new segment when the current one is
     /// full (which syncs the old one).
-    pub fn place(&mut self) -> Result<Place> {
+    ///
+    /// # Errors
+    /// `NoSpace` if there is no room for a segment; for what frees space only when the reserve is used up, too.
+    pub fn place(&mut self, claim: Claim) -> Result<Place> {
         self.shared.check()?;
-        let full = self
+        let next = self
             .current
             .as_ref()
-            .is_none_or(|s| s.offset >= self.segment_bytes);
-        if full {
-            self.roll()?;
+            .is_none_or(|s| s.offset >= s.limit || s.last_resort && claim == Claim::Ordinary);
+        if next {
+            self.roll(claim)?;
         }
         let segment = self
             .current
@@ -156,7 +181,36 @@ impl LogWriter {
         Ok((self.end, chain))
     }
 
-    fn roll(&mut self) -> Result<()> {
+    /// Starts a new segment; on a full disk, for what frees space, one of the reserve's size in its place.
+    fn roll(&mut self, claim: Claim) -> Result<()> {
+        match self.start_segment(self.segment_bytes, false) {
+            Err(e) if e.kind() == ErrorKind::NoSpace && claim == Claim::Freeing => {
+                tracing::warn!("the disk is full: deletions are written to the reserve");
+                let (fs, path) = (&self.layout.fs, self.layout.reserve());
+                let len = fs.metadata(&path).map_or(0, |m| m.len);
+                match fs.remove(&path) {
+                    Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                        return Err(Error::io("remove", &path, &e));
+                    }
+                    _ => {}
+                }
+                self.reserved = false;
+                let bytes = len.saturating_sub(2 * HEADER_BYTES as u64);
+                self.start_segment(bytes.max(LEAST_SEGMENT_BYTES), true)
+            }
+            done => done,
+        }
+    }
+
+    fn start_segment(&mut self, bytes: u64, last_resort: bool) -> Result<()> {
+        if !last_resort {
+            self.keep_reserve()?;
+            // The one that is there can still be used by deletions.
+            let there = self.current.as_ref().is_some_and(|s| s.last_resort);
+            if there && crate::store::room(&self.layout.root).is_some_and(|room| room <= bytes) {
+                return Err(Error::new(ErrorKind::NoSpace, "the disk is full"));
+            }
+        }
         self.finish_segment()?;
         let id = segment_id(&self.store, self.term, self.next_number);
         let dir = self.layout.log();
@@ -166,8 +220,7 @@ impl LogWriter {
         let made = (|| -> Result<()> {
             // Space taken now is space that a commit cannot fail on later; a file system that cannot
             // reserve only loses that.
-            let reserved = self.segment_bytes + frame::HEADER_BYTES as u64;
-            if let Err(e) = file.reserve(reserved) {
+            if let Err(e) = file.reserve(bytes + HEADER_BYTES as u64) {
                 let error = Error::io("reserve space for", &path, &e);
                 if error.kind() == ErrorKind::NoSpace {
                     return Err(error);
@@ -198,11 +251,35 @@ impl LogWriter {
             file,
             base: self.end,
             offset: SEGMENT_HEADER_BYTES as u64,
+            limit: bytes,
+            last_resort,
         });
         self.end = Position(self.end.0 + SEGMENT_HEADER_BYTES as u64);
         // Everything before this segment, and its header, is durable.
         self.shared.appended.store(self.end.0, Ordering::Release);
         self.shared.synced.store(self.end.0, Ordering::Release);
+        Ok(())
+    }
+
+    /// Sees to it that nobody else has what is needed to delete something on a full disk.
+    fn keep_reserve(&mut self) -> Result<()> {
+        if self.reserved {
+            return Ok(());
+        }
+        let (fs, path) = (&self.layout.fs, self.layout.reserve());
+        let opened = match fs.open(&path, Access::Write) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => fs.open(&path, Access::CreateNew),
+            opened => opened,
+        };
+        let bytes = (self.segment_bytes / 2).min(RESERVE_BYTES);
+        let taken = opened
+            .context("open", &path)
+            .and_then(|file| file.reserve(bytes).context("reserve space in", &path));
+        match taken {
+            Err(e) if e.kind() == ErrorKind::NoSpace => return Err(e),
+            // A file system that cannot reserve loses only that.
+            _ => self.reserved = true,
+        }
         Ok(())
     }
 

@@ -35,7 +35,7 @@ impl Engine {
             ));
         }
         record.deleted = Some(inner.close_epoch(&mut epoch));
-        let position = inner.commit_rows(*epoch, NO_TIMELINE, &[timeline_row(&record)?])?;
+        let position = inner.commit_freeing(*epoch, NO_TIMELINE, &[timeline_row(&record)?])?;
         inner.catalog.write().put_timeline(record);
         if let Some(state) = inner.forget_state(id) {
             state.inner.write().deleted = true;
@@ -60,7 +60,7 @@ impl Engine {
         }
         let epoch = inner.shared_epoch();
         record.deleted = Some(*epoch);
-        let position = inner.commit_rows(*epoch, NO_TIMELINE, &[snapshot_row(&record)?])?;
+        let position = inner.commit_freeing(*epoch, NO_TIMELINE, &[snapshot_row(&record)?])?;
         inner.catalog.write().put_snapshot(record);
         drop(epoch);
         inner.wait(position, Durability::Local)

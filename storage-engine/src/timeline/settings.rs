@@ -62,7 +62,7 @@ impl Engine {
             return self.timeline(id);
         }
         let epoch = inner.shared_epoch();
-        let position = inner.commit_rows(*epoch, NO_TIMELINE, &[timeline_row(&record)?])?;
+        let position = inner.commit_freeing(*epoch, NO_TIMELINE, &[timeline_row(&record)?])?;
         drop(epoch);
         let settings = record.settings.clone();
         inner.catalog.write().put_timeline(record);

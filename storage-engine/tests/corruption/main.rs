@@ -5,4 +5,5 @@
 
 mod kinds;
 mod random;
+mod repair;
 mod store;

@@ -134,7 +134,7 @@ fn copy(from: &Path, to: &Path, index: bool) {
         let entry = entry.expect("an entry");
         let (path, target) = (entry.path(), to.join(entry.file_name()));
         match entry.file_name().to_str() {
-            Some("lock" | "LOCK") => {}
+            Some("lock" | "LOCK" | "reserve") => {}
             Some("index") if !index => {}
             _ if path.is_dir() => copy(&path, &target, index),
             _ => drop(fs::copy(&path, &target).expect("a file can be copied")),
