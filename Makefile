@@ -56,7 +56,7 @@ mutants: ## durability bugs planted one at a time in the engine: each must be ca
 	$(CAPPED) $(CARGO) test $(LOCKED) --package storage-engine --features planted-bugs --test faults every_planted_bug -- --nocapture
 
 DURATION ?= 10m
-soak: ## simulation, power cuts, kills and collection with ever new seeds: make soak DURATION=10m
+soak: ## simulation, power cuts, kills, collection and flipped bits with ever new seeds: make soak DURATION=10m
 	@./e2e/setup build
 	$(CAPPED) ./e2e/soak "$(DURATION)"
 

@@ -1,7 +1,8 @@
 //! Benchmarks of the engine: `cargo bench -p storage-engine` (or `make bench`). Each prints what it
 //! compares and the ratio, measured in this one run; nothing here passes or fails by time.
 //!
-//! `ANABRANCH_BENCH_ONLY=gc` runs the one on collections alone. `ANABRANCH_BENCH_FILES` (default 1000000) limits the largest timeline, `ANABRANCH_BENCH_TREE` (default:
+//! `ANABRANCH_BENCH_ONLY=gc` runs the one on collections alone, `=recovery` the one on openings (of `ANABRANCH_BENCH_LOG_MIB` of
+//! log, default 1024). `ANABRANCH_BENCH_FILES` (default 1000000) limits the largest timeline, `ANABRANCH_BENCH_TREE` (default:
 //! the sources of cargo's registry) is the tree that is imported, `ANABRANCH_BENCH_DIR` (default: the
 //! target folder) is where the stores are made: it should be on the disk that matters.
 
@@ -42,12 +43,62 @@ fn main() -> Result<()> {
         let _ = std::fs::remove_dir_all(&dir);
         return Ok(());
     }
+    if only.as_deref() == Some("recovery") {
+        recovering(&dir.join("recovery"))?;
+        let _ = std::fs::remove_dir_all(&dir);
+        return Ok(());
+    }
     forks_by_size(&dir.join("size"))?;
     many_forks(&dir.join("many"))?;
     depth(&dir.join("depth"))?;
     import(&dir)?;
     collecting(&dir.join("gc"))?;
+    recovering(&dir.join("recovery"))?;
     let _ = std::fs::remove_dir_all(&dir);
+    Ok(())
+}
+
+/// Opening a store of whose log nothing is in the index's files: 1 GiB of it, or `ANABRANCH_BENCH_LOG_MIB`.
+/// (In use the index is written out after 128 MiB.)
+fn recovering(dir: &Path) -> Result<()> {
+    let mib: u64 = std::env::var("ANABRANCH_BENCH_LOG_MIB")
+        .ok()
+        .and_then(|s| s.parse().ok())
+        .unwrap_or(1_024);
+    println!("\nrecovery of {mib} MiB of log since the index was last written out");
+    println!(
+        "{:>16} {:>10} {:>10} {:>10} {:>10}",
+        "writes of", "MiB", "commits", "ms", "MiB/s"
+    );
+    for (name, bytes) in [("1 MiB", 1usize << 20), ("16 KiB", 16 << 10)] {
+        let store = dir.join(bytes.to_string());
+        let engine = open(&store)?;
+        let v = root(&engine, "base")?;
+        let data: Vec<u8> = (0..bytes).map(|i| (i * 7 % 251) as u8).collect();
+        let ino = v.create(&ME, Ino::ROOT, b"file", &FILE)?.ino;
+        for n in 0..(mib << 20) / bytes as u64 {
+            let at = n * bytes as u64;
+            v.write(&ME, ino, at, &data, WriteOptions::default())?;
+        }
+        drop(v);
+        engine.close()?;
+        let index = store.join("index");
+        std::fs::remove_dir_all(&index)
+            .map_err(|e| Error::new(ErrorKind::Io, format!("{}: {e}", index.display())))?;
+        let engine = open(&store)?;
+        let recovery = engine.recovery();
+        let replayed = recovery.replayed_bytes as f64 / f64::from(1 << 20);
+        println!(
+            "{:>16} {:>10.0} {:>10} {:>10.0} {:>10.0}",
+            name,
+            replayed,
+            recovery.replayed_frames,
+            recovery.elapsed.as_secs_f64() * 1e3,
+            replayed / recovery.elapsed.as_secs_f64()
+        );
+        engine.close()?;
+        let _ = std::fs::remove_dir_all(&store);
+    }
     Ok(())
 }
 
