@@ -135,6 +135,17 @@ pub(crate) fn write_again(segment: &SegmentFile, from: u64) -> Result<()> {
         }
         at = end;
     }
+    // The length, too: zeros at the end are part of a frame.
+    if let Some(end) = segment.len.checked_sub(1)
+        && end >= from
+    {
+        let mut last = [0];
+        segment
+            .file
+            .read_exact_at(&mut last, end)
+            .and_then(|()| segment.file.write_all_at(&last, end))
+            .context("write", &segment.path)?;
+    }
     segment.file.sync_data().context("sync", &segment.path)
 }
 

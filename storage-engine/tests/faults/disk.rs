@@ -50,12 +50,18 @@ impl Image {
         match (rng.below(4), change) {
             (0, _) => {}
             (1, Change::Write(offset, bytes)) => {
-                // Sectors of it, in no order.
+                // Some of its sectors, in no order; or all but a stretch of them.
+                let (from, len) = (rng.below(bytes.len() as u64), rng.below(20) * SECTOR);
+                let stretch = rng.chance(50).then_some(from..from + len);
                 let mut at = 0;
                 while at < bytes.len() {
                     let here = offset + at as u64;
                     let n = ((SECTOR - here % SECTOR) as usize).min(bytes.len() - at);
-                    if rng.chance(50) {
+                    let written = match &stretch {
+                        Some(lost) => !lost.contains(&(at as u64)),
+                        None => rng.chance(50),
+                    };
+                    if written {
                         self.apply(&Change::Write(here, bytes[at..at + n].to_vec()));
                     }
                     at += n;
