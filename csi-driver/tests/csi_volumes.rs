@@ -14,7 +14,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use csi_common::{Node, create, volume, writer};
-use csi_driver::csi::{AccessMode, Capability, Code, Content, CreateVolume, Publish, Range, Stage};
+use csi_driver::csi::{
+    AccessMode, Capability, Code, Content, CreateVolume, Publish, Range, Stage, TOPOLOGY_KEY,
+};
 use support::{can_mount, root_timeline, watchdog};
 
 fn stage(node: &Node, id: &str, capability: Capability) -> Result<(), Code> {
@@ -96,6 +98,21 @@ fn a_volume_is_written_by_a_pod_snapshotted_forked_and_deleted_in_any_order() {
         (read(&target).as_str(), read(&at_volume).as_str()),
         ("two", "two")
     );
+
+    // What is not here may be on another node, which the provisioner is to choose then.
+    let elsewhere = |id: &str, here: bool| {
+        let topology = BTreeMap::from([(TOPOLOGY_KEY.to_owned(), "node-1".to_owned())]);
+        let request = CreateVolume {
+            content: Some(Content::Snapshot(id.to_owned())),
+            requisite: if here { Vec::new() } else { vec![topology] },
+            ..create("pvc-elsewhere")
+        };
+        node.driver.create_volume(&request).unwrap_err().code
+    };
+    let absent = format!("snap-{}", "ab".repeat(16));
+    assert_eq!(elsewhere(&absent, false), Code::ResourceExhausted);
+    assert_eq!(elsewhere(&absent, true), Code::NotFound);
+    assert_eq!(elsewhere("snap-none", false), Code::NotFound);
 
     // Another content under the same name is refused.
     let other = CreateVolume {

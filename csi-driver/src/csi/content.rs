@@ -3,7 +3,7 @@
 use storage_engine::{Point, TimelineInfo};
 
 use super::driver::Driver;
-use super::error::{CsiError, Result};
+use super::error::{Code, CsiError, Result};
 use super::ids::{SnapshotRef, VolumeId};
 use super::limits::capacity;
 
@@ -31,7 +31,32 @@ pub struct Volume {
     pub abnormal: Option<String>,
 }
 
+impl Content {
+    /// Whether some node may have it: its id is one of ours.
+    fn may_be(&self) -> bool {
+        match self {
+            Content::Snapshot(id) => SnapshotRef::parse(id).is_some(),
+            Content::Volume(id) => VolumeId::parse(id).is_some(),
+        }
+    }
+}
+
 impl Driver {
+    /// The point that a content names, for a volume that was asked of this node although it may be on another
+    /// (`elsewhere`): what is not here is then a reason to choose again, which the provisioner understands by
+    /// `ResourceExhausted` only. It would try a `NotFound` on this node for ever.
+    pub(super) fn content_here(&self, content: &Content, elsewhere: bool) -> Result<Point> {
+        self.point_of(content).map_err(|error| {
+            if error.code != Code::NotFound || !elsewhere || !content.may_be() {
+                return error;
+            }
+            CsiError::new(
+                Code::ResourceExhausted,
+                format!("{error}; the volume has to be on the node that has it"),
+            )
+        })
+    }
+
     /// The point that a content names.
     pub(super) fn point_of(&self, content: &Content) -> Result<Point> {
         match content {

@@ -77,7 +77,7 @@ impl Driver {
                 durability: Durability::Local,
             })?,
             Some(content) => {
-                let source = self.point_of(content)?;
+                let source = self.content_here(content, !request.requisite.is_empty())?;
                 if let Point::Now(timeline) = source {
                     self.mounts.sync_timeline(timeline)?;
                 }
