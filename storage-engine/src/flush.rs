@@ -17,7 +17,7 @@ use crate::engine::CommitState;
 use crate::error::Error;
 use crate::error::{ErrorKind, Result};
 use crate::ids::Position;
-use crate::log::writer::Durable;
+use crate::log::durable::Durable;
 use crate::planted::{Bug, planted};
 use crate::rocks::Index;
 
@@ -202,13 +202,10 @@ fn flush(
     if planted(Bug::IndexBeforeLog) {
         return index.flush(true);
     }
-    durable.sync()?;
-    {
-        let mut commit = commit.lock();
+    durable.at_rest(commit, |commit| {
         if shared.wishes.lock().stop {
             return Ok(());
         }
-        durable.sync()?;
         if !commit.unflushed.fits(dir) {
             return Err(Error::new(
                 ErrorKind::NoSpace,
@@ -219,7 +216,8 @@ fn flush(
         index.flush(false)?;
         let end = commit.log.end();
         commit.unflushed.written_out(end);
-    }
+        Ok(())
+    })?;
     while index.flushing()? && !shared.wishes.lock().stop {
         std::thread::sleep(POLL);
     }

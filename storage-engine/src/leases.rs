@@ -1,11 +1,9 @@
 //! Readers of past states: what they see is kept for as long as they live, whatever is deleted meanwhile.
 
 use std::collections::HashMap;
-use std::sync::Arc;
-
-use parking_lot::Mutex;
 
 use crate::ids::{Epoch, TimelineId};
+use crate::sync::{Arc, Mutex};
 
 /// What a reader needs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -42,6 +42,7 @@ mod planted;
 mod repair;
 mod rocks;
 mod store;
+mod sync;
 mod timeline;
 mod usage;
 

@@ -48,6 +48,8 @@ pub(crate) enum Bug {
     PositionAhead,
     /// A failed sync is forgotten, and the next one claims success.
     SyncRetried,
+    /// What was appended during a sync counts as synced. Only the interleavings find it.
+    AppendedDuringSync,
     /// The bytes of a write that was cut short are not written again.
     ShortWriteAccepted,
 }

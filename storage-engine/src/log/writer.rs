@@ -2,9 +2,6 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-
-use parking_lot::Mutex;
 
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::fs::{Access, File};
@@ -12,6 +9,7 @@ use crate::ids::{FileId, Position};
 use crate::planted::{Bug, planted};
 use crate::store::Layout;
 
+use super::durable::Durable;
 use super::frame::{self, Chain, HEADER_BYTES, Parts};
 use super::segment::{SEGMENT_HEADER_BYTES, SegmentHeader, segment_id, segment_path};
 
@@ -74,13 +72,7 @@ impl LogWriter {
         end: Position,
         chain: Chain,
     ) -> Self {
-        let shared = Arc::new(Durable {
-            appended: AtomicU64::new(end.0),
-            synced: AtomicU64::new(end.0),
-            poisoned: AtomicBool::new(false),
-            file: Mutex::new(None),
-            syncing: Mutex::new(()),
-        });
+        let shared = Arc::new(Durable::new(end));
         Self {
             layout,
             store,
@@ -142,7 +134,7 @@ impl LogWriter {
             return Err(Error::new(ErrorKind::Io, "the log has no segment"));
         };
         let position = Position(segment.base.0 + segment.offset);
-        let durable = Position(self.shared.synced.load(Ordering::Acquire));
+        let durable = self.shared.synced();
         let (header, chain) = frame::encode_header(parts, position, durable, &self.chain)?;
         let total = frame::total(data.len(), parts.rows.len());
         let padding = total as usize - HEADER_BYTES - data.len() - parts.rows.len();
@@ -177,7 +169,7 @@ impl LogWriter {
         segment.offset += total;
         self.end = Position(segment.base.0 + segment.offset);
         self.chain = chain;
-        self.shared.appended.store(self.end.0, Ordering::Release);
+        self.shared.note(self.end);
         Ok((self.end, chain))
     }
 
@@ -244,20 +236,17 @@ impl LogWriter {
             return Err(e);
         }
         self.next_number += 1;
-        *self.shared.file.lock() = Some(Arc::clone(&file));
         self.current = Some(Segment {
             id,
             path,
-            file,
+            file: Arc::clone(&file),
             base: self.end,
             offset: SEGMENT_HEADER_BYTES as u64,
             limit: bytes,
             last_resort,
         });
         self.end = Position(self.end.0 + SEGMENT_HEADER_BYTES as u64);
-        // Everything before this segment, and its header, is durable.
-        self.shared.appended.store(self.end.0, Ordering::Release);
-        self.shared.synced.store(self.end.0, Ordering::Release);
+        self.shared.begin(file, self.end);
         Ok(())
     }
 
@@ -288,19 +277,16 @@ impl LogWriter {
         let Some(segment) = self.current.as_ref() else {
             return Ok(());
         };
-        let _syncing = self.shared.syncing.lock();
-        let finish = segment.file.set_len(segment.offset).and_then(|()| {
-            match planted(Bug::SkippedSyncOfFullSegment) {
-                true => Ok(()),
-                false => segment.file.sync_all(),
+        let finish = || {
+            segment.file.set_len(segment.offset)?;
+            if planted(Bug::SkippedSyncOfFullSegment) {
+                return Ok(());
             }
-        });
-        if let Err(e) = finish {
-            self.shared.poison();
-            return Err(Error::io("sync", &segment.path, &e));
-        }
-        self.shared.synced.fetch_max(self.end.0, Ordering::AcqRel);
-        *self.shared.file.lock() = None;
+            segment.file.sync_all()
+        };
+        self.shared
+            .finish(self.end, finish)
+            .map_err(|e| Error::io("sync", &segment.path, &e))?;
         self.current = None;
         Ok(())
     }
@@ -309,80 +295,5 @@ impl LogWriter {
     pub fn close(&mut self) -> Result<()> {
         self.shared.check()?;
         self.finish_segment()
-    }
-}
-
-/// How far the log is on disk.
-pub(crate) struct Durable {
-    appended: AtomicU64,
-    synced: AtomicU64,
-    poisoned: AtomicBool,
-    file: Mutex<Option<Arc<dyn File>>>,
-    syncing: Mutex<()>,
-}
-
-impl Durable {
-    /// Fails after a write or sync of the log has failed.
-    pub fn check(&self) -> Result<()> {
-        if self.poisoned.load(Ordering::Acquire) {
-            return Err(Error::new(
-                ErrorKind::Poisoned,
-                "a write or sync of the log failed before: what is on disk is unknown until the store is opened again",
-            ));
-        }
-        Ok(())
-    }
-
-    /// Position behind the last frame.
-    pub fn appended(&self) -> Position {
-        Position(self.appended.load(Ordering::Acquire))
-    }
-
-    /// Up to where the log is known to be on disk.
-    #[cfg(test)]
-    pub fn synced(&self) -> Position {
-        Position(self.synced.load(Ordering::Acquire))
-    }
-
-    /// Refuses everything from now on.
-    pub fn poison(&self) {
-        self.poisoned.store(true, Ordering::Release);
-    }
-
-    /// Returns when everything up to `position` is on disk. Cost: nothing if it is already; otherwise
-    /// one sync, shared by everybody who waits at the same time.
-    pub fn wait(&self, position: Position) -> Result<()> {
-        self.check()?;
-        if self.synced.load(Ordering::Acquire) >= position.0 {
-            return Ok(());
-        }
-        let _syncing = self.syncing.lock();
-        self.check()?;
-        if self.synced.load(Ordering::Acquire) >= position.0 {
-            return Ok(());
-        }
-        // The position is read before the file: a segment that is replaced in between was synced whole.
-        let target = self.appended.load(Ordering::Acquire);
-        let file = self.file.lock().clone();
-        if let Some(file) = file
-            && !planted(Bug::SkippedSegmentSync)
-            && let Err(e) = file.sync_data()
-        {
-            // After a failed fsync the kernel may have dropped the pages: a second one proves nothing.
-            if !planted(Bug::SyncRetried) {
-                self.poison();
-            }
-            return Err(Error::new(
-                ErrorKind::Poisoned,
-                format!("cannot sync the log: {e}"),
-            ));
-        }
-        self.synced.fetch_max(target, Ordering::AcqRel);
-        Ok(())
-    }
-
-    /// Makes everything appended so far durable.
-    pub fn sync(&self) -> Result<()> {
-        self.wait(Position(self.appended.load(Ordering::Acquire)))
     }
 }
