@@ -60,3 +60,62 @@ fn what_a_mounted_fork_overwrote_goes_and_what_its_snapshot_shows_stays() {
     assert!(world.run(&["cat", "fork/f:/large"]).stdout == content(5));
     world.ok(&["check"]);
 }
+
+#[test]
+fn a_history_is_proven_and_an_index_made_anew_from_a_log_with_damage() {
+    let world = World::new();
+    let source = world.tree("source", &[("file", "of the bucket\n")]);
+    world.manifest(
+        "a.yaml",
+        &(bucket("base", &source) + &snapshot("v1", "base") + &fork("f", "v1", "")),
+    );
+    world.play_with(&["--once"]).wait();
+    let mut file = fs::File::create(world.path("content")).unwrap();
+    std::io::Write::write_all(&mut file, &[7; 100_000]).unwrap();
+    let content = world.path("content").display().to_string();
+    world.ok(&["put", &content, "fork/f:/one"]);
+    let taken = world.json(&["snapshot", "fork/f", "kept"]);
+    let digest = taken["digest"].as_str().unwrap();
+    world.ok(&["put", &content, "fork/f:/two"]);
+    let proven = world.json(&["verify", "kept"]);
+    assert_eq!(proven["digest"], digest);
+    assert!(
+        world
+            .ok(&["verify", "kept", "--digest", digest])
+            .contains("are what was written")
+    );
+    world.fails(4, &["verify", "kept", "--digest", &"ab".repeat(32)]);
+    world.fails(2, &["verify", "fork/f"]);
+    world.fails(1, &["verify", "snapshot/none"]);
+
+    // An index that is gone is made anew whole.
+    fs::remove_dir_all(world.data().join("index")).unwrap();
+    let anew = world.run(&["check", "--repair"]);
+    assert!(anew.status.success(), "{anew:?}");
+    assert!(!String::from_utf8_lossy(&anew.stderr).contains("lost"));
+    world.ok(&["verify", "kept"]);
+
+    // A byte of a file's content in the log: found, named, and the rest is read all the same.
+    let log = world.data().join("log");
+    let segment = fs::read_dir(&log).unwrap().next().unwrap().unwrap().path();
+    let mut bytes = fs::read(&segment).unwrap();
+    let at = bytes
+        .windows(64)
+        .position(|window| window == [7; 64])
+        .unwrap()
+        + 1000;
+    bytes[at] ^= 1;
+    fs::write(&segment, &bytes).unwrap();
+    let damaged = world.fails(4, &["verify", "kept"]);
+    assert!(damaged.contains("is not what was written"), "{damaged}");
+    let repaired = world.run(&["check", "--repair"]);
+    let told = String::from_utf8_lossy(&repaired.stderr).into_owned();
+    assert_eq!(repaired.status.code(), Some(4), "{told}");
+    assert!(told.contains("made the index anew"), "{told}");
+    assert_eq!(read_of(&world, "snapshot/v1:/file"), b"of the bucket\n");
+    assert!(!world.run(&["cat", "fork/f:/one"]).status.success());
+}
+
+fn read_of(world: &World, name: &str) -> Vec<u8> {
+    world.run(&["cat", name]).stdout
+}

@@ -462,14 +462,19 @@ impl Inner {
         })
     }
 
-    /// The hops of a read, without those in which nothing was ever written. Cost: one read per ancestor.
+    /// The hops of a read, without those in which nothing was ever written. An empty one of another timeline stays where
+    /// windows of this one lie behind it: they are that other's inheritance ([`lineage::is_own`]). Cost: one read per
+    /// ancestor.
     pub fn lineage(&self, catalog: &Catalog, id: TimelineId, at: Epoch) -> Result<Lineage> {
         let all = catalog.lineage(id, at)?;
         let usage = RecordKey::Usage.encode();
         let mut hops = Vec::with_capacity(all.len());
+        let last_own = all.iter().rposition(|hop| hop.timeline == id);
         for (n, hop) in all.into_iter().enumerate() {
+            let divides = hop.timeline != id && last_own.is_some_and(|own| n < own);
             // Every commit writes the usage record, so a window without one is empty.
             if n == 0
+                || divides
                 || self
                     .index
                     .newest(hop.timeline, &usage, hop.lo, hop.hi)?

@@ -115,6 +115,13 @@ pub enum Command {
     },
     /// Verifies the whole store.
     Check,
+    /// Proves that the history up to a snapshot is what was written.
+    Verify {
+        /// The snapshot.
+        name: Name,
+        /// Its digest, as somebody has kept it elsewhere.
+        digest: Option<String>,
+    },
     /// Gives back what nothing needs any more.
     Gc {
         /// Only tells what would be done.
@@ -162,6 +169,7 @@ impl Command {
             Command::Rm { .. } => "rm",
             Command::Restore { .. } => "restore",
             Command::Check => "check",
+            Command::Verify { .. } => "verify",
             Command::Gc { .. } => "gc",
             Command::Du { .. } => "du",
             Command::Tree { .. } => "tree",

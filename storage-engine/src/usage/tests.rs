@@ -534,7 +534,10 @@ fn figures_are_what_a_scan_of_everything_gives() {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         now.unwrap().as_nanos() as u64 % 1_000_000_000
     });
-    for seed in first..first + number("ANABRANCH_CASES").unwrap_or(4) {
+    // Restored to a fork of itself in which nothing was written.
+    const KNOWN: [u64; 1] = [1038];
+    let new = first..first + number("ANABRANCH_CASES").unwrap_or(4);
+    for seed in KNOWN.into_iter().chain(new) {
         println!("ANABRANCH_SEED={seed}");
         run(seed);
     }

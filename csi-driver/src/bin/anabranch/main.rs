@@ -21,6 +21,7 @@ mod session;
 mod snapshot;
 mod stop;
 mod tree;
+mod verify;
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -40,7 +41,7 @@ use session::Session;
     after_help = "\
 Names: base, bucket/base, fork/agent-0, snapshot/base-v1; with @TIME or @EPOCH or @-10m for a past instant, \
 and :/path for a file in it.\n\
-Exit status: 0 done, 1 error, 2 usage, 3 differences (diff --exit-code), 4 damage found (check)."
+Exit status: 0 done, 1 error, 2 usage, 3 differences (diff --exit-code), 4 damage found (check, verify)."
 )]
 struct Cli {
     /// The data directory of the store.
@@ -98,6 +99,8 @@ enum Command {
     Rm(rm::Rm),
     /// Verify the whole store.
     Check(check::Check),
+    /// Prove that the history up to a snapshot is what was written.
+    Verify(verify::Verify),
     /// Give back the space of what nothing needs any more, and show what is kept why.
     Gc(gc::Gc),
     /// End the `anabranch play` that owns the store.
@@ -130,6 +133,7 @@ fn main() {
         Command::Put(command) => command.run(&session),
         Command::Rm(command) => command.run(&session),
         Command::Check(command) => command.run(&session),
+        Command::Verify(command) => command.run(&session),
         Command::Gc(command) => command.run(&session),
         Command::Stop(command) => command.run(&session),
     };

@@ -1,6 +1,6 @@
-//! `du` and `check`.
+//! `du`, `check` and `verify`.
 
-use storage_engine::{Holder, TimelineInfo, Usage};
+use storage_engine::{ErrorKind, Holder, TimelineInfo, Usage};
 
 use crate::owner::context::Context;
 use crate::owner::failure::{Failure, Outcome};
@@ -22,9 +22,7 @@ pub(super) fn du(
     };
     output.begin(&serde_json::json!({}))?;
     // Deleted since it was listed.
-    let gone = |e: &storage_engine::Error| {
-        names.is_empty() && e.kind() == storage_engine::ErrorKind::NotFound
-    };
+    let gone = |e: &storage_engine::Error| names.is_empty() && e.kind() == ErrorKind::NotFound;
     let mut there: Vec<(Reference, Holder, Usage)> = Vec::with_capacity(found.len());
     for found in found {
         let (reference, holder, usage) = match &found {
@@ -144,4 +142,24 @@ pub(super) fn check(context: &Context, output: &mut dyn Output) -> Outcome {
         format!("the store is damaged: {} errors", report.errors),
     )
     .then("The lines above name what is affected; everything else can be read."))
+}
+
+/// Proves that the history up to a snapshot is what was written.
+pub(super) fn verify(
+    context: &Context,
+    name: &Name,
+    digest: Option<&str>,
+    output: &mut dyn Output,
+) -> Outcome {
+    let Found::Snapshot(info) = name.resolve(&context.engine)? else {
+        return Err(Failure::usage(format!("{name} is no snapshot"))
+            .then("The present has no digest: take a snapshot of it first."));
+    };
+    match context.engine.verify(info.id, digest) {
+        Ok(verified) => output.begin(&verified),
+        Err(error) if error.kind() == ErrorKind::Corrupt => {
+            Err(Failure::new("Damaged", error.to_string()))
+        }
+        Err(error) => Err(error.into()),
+    }
 }
