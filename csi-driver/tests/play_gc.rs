@@ -71,7 +71,7 @@ fn a_history_is_proven_and_an_index_made_anew_from_a_log_with_damage() {
     );
     world.play_with(&["--once"]).wait();
     let mut file = fs::File::create(world.path("content")).unwrap();
-    std::io::Write::write_all(&mut file, &[7; 100_000]).unwrap();
+    std::io::Write::write_all(&mut file, &[7; 20_000]).unwrap();
     let content = world.path("content").display().to_string();
     world.ok(&["put", &content, "fork/f:/one"]);
     let taken = world.json(&["snapshot", "fork/f", "kept"]);
@@ -97,13 +97,21 @@ fn a_history_is_proven_and_an_index_made_anew_from_a_log_with_damage() {
 
     // A byte of a file's content in the log: found, named, and the rest is read all the same.
     let log = world.data().join("log");
-    let segment = fs::read_dir(&log).unwrap().next().unwrap().unwrap().path();
-    let mut bytes = fs::read(&segment).unwrap();
-    let at = bytes
-        .windows(64)
-        .position(|window| window == [7; 64])
+    let place = |bytes: &[u8]| bytes.windows(64).position(|window| window == [7; 64]);
+    // The first of the two, which the snapshot has: segments sort by their age.
+    let mut segments: Vec<_> = fs::read_dir(&log)
         .unwrap()
-        + 1000;
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    segments.sort();
+    let (segment, mut bytes, at) = segments
+        .into_iter()
+        .find_map(|path| {
+            let bytes = fs::read(&path).unwrap();
+            let at = place(&bytes)? + 1000;
+            Some((path, bytes, at))
+        })
+        .unwrap();
     bytes[at] ^= 1;
     fs::write(&segment, &bytes).unwrap();
     let damaged = world.fails(4, &["verify", "kept"]);

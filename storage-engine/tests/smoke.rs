@@ -139,3 +139,30 @@ fn forks_share_until_they_write_and_everything_survives_a_reopening() {
         .unwrap_err();
     assert_eq!(locked.kind(), ErrorKind::Locked);
 }
+
+#[test]
+fn an_index_whose_manifest_went_with_the_power_is_made_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = Engine::open(dir.path(), Options::default()).unwrap();
+    let base = engine
+        .create_root(CreateRoot {
+            name: "base".into(),
+            ..Default::default()
+        })
+        .unwrap();
+    let v = engine
+        .volume(Point::Now(base.id), VolumeOptions::default())
+        .unwrap();
+    put(&v, "small", b"hello");
+    drop(v);
+    engine.close().unwrap();
+    let index = dir.path().join("index");
+    let current = std::fs::read_to_string(index.join("CURRENT")).unwrap();
+    std::fs::remove_file(index.join(current.trim_end())).unwrap();
+    let engine = Engine::open(dir.path(), Options::default()).unwrap();
+    let v = engine
+        .volume(Point::Now(base.id), VolumeOptions::default())
+        .unwrap();
+    assert_eq!(get(&v, "small"), b"hello");
+    assert!(engine.recovery().replayed_frames > 0);
+}

@@ -213,6 +213,7 @@ impl Client {
     /// Waits up to `timeout` for the keeper to go away; true when it has.
     pub fn wait_gone(&self, timeout: Duration) -> bool {
         let Ok(copy) = self.control.lock().try_clone() else {
+            std::thread::sleep(timeout);
             return false;
         };
         let timeout = rustix::event::Timespec {

@@ -125,9 +125,9 @@ pub struct Mounts {
 struct Inner {
     engine: Engine,
     options: StartOptions,
-    keeper: Client,
+    keeper: Arc<Client>,
     live: Mutex<BTreeMap<String, Slot>>,
-    ending: AtomicBool,
+    ending: Arc<AtomicBool>,
 }
 
 enum Slot {
@@ -150,23 +150,19 @@ impl Mounts {
             program: options.keeper_program,
             abandon_after: options.abandon_after,
         };
-        let keeper = Client::connect_or_start(&options)?;
+        let keeper = Arc::new(Client::connect_or_start(&options)?);
         let live = Mutex::new(BTreeMap::new());
         let inner = Arc::new(Inner {
             engine,
             options,
             keeper,
             live,
-            ending: AtomicBool::new(false),
+            ending: Arc::new(AtomicBool::new(false)),
         });
-        let own = Arc::downgrade(&inner);
+        let watch = watch::Watch::of(&inner);
         std::thread::Builder::new()
             .name("keeper watch".into())
-            .spawn(move || {
-                while let Some(inner) = own.upgrade() {
-                    inner.watch_keeper(Duration::from_millis(500));
-                }
-            })
+            .spawn(move || watch.run())
             .map_err(|error| MountsError::Serve {
                 id: "keeper".into(),
                 what: "start a thread",

@@ -6,7 +6,7 @@ use rocksdb::{
     BlockBasedOptions, Cache, DB, DBCompressionType, LogLevel, Options, ReadOptions, SliceTransform,
 };
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::index::keys::EPOCH_LEN;
 
 use super::{RECORD, translate};
@@ -17,6 +17,7 @@ const BLOCK_CACHE_BYTES: usize = 256 << 20;
 const WRITE_BUFFER_BYTES: usize = 2 << 30;
 
 pub(super) fn open(path: &Path) -> Result<DB> {
+    forget_torn(path)?;
     let mut options = Options::default();
     options.create_if_missing(true);
     options.set_write_buffer_size(WRITE_BUFFER_BYTES);
@@ -51,16 +52,36 @@ pub(super) fn open(path: &Path) -> Result<DB> {
     table.set_whole_key_filtering(false);
     table.set_format_version(5);
     options.set_block_based_table_factory(&table);
-    DB::open(&options, path).map_err(|e| {
-        let error = translate("open the index", &e);
-        if error.kind() == ErrorKind::Corrupt {
-            return Error::corrupt(format!(
-                "{error}; the index is a view of the log: move {} away and open the store again to rebuild it",
-                path.display()
-            ));
+    let open = || DB::open(&options, path).map_err(|e| translate("open the index", &e));
+    match open() {
+        // What it says of its own files is damaged. A loss of power may leave it so, because RocksDB reads a torn end of its
+        // manifest as damage; and nothing is in the index that is not in the log.
+        Err(error) if error.kind() == ErrorKind::Corrupt => {
+            tracing::warn!(index = %path.display(), %error, "the index is damaged; it is made anew from the log");
+            std::fs::remove_dir_all(path).context("remove", path)?;
+            open()
         }
-        error
-    })
+        opened => opened,
+    }
+}
+
+/// Removes an index whose manifest is not there: the opening makes it anew from the log. RocksDB renames the file that names
+/// the manifest and syncs their directory once behind both, so that where a directory's entries are not written in order, a
+/// loss of power leaves the second without the first.
+fn forget_torn(path: &Path) -> Result<()> {
+    let Ok(current) = std::fs::read_to_string(path.join("CURRENT")) else {
+        return Ok(());
+    };
+    let manifest = current.trim_end();
+    if !manifest.starts_with("MANIFEST-") || path.join(manifest).exists() {
+        return Ok(());
+    }
+    tracing::warn!(
+        index = %path.display(),
+        manifest,
+        "the index lost its manifest with the power; it is made anew from the log"
+    );
+    std::fs::remove_dir_all(path).context("remove", path)
 }
 
 /// All versions of one record share this prefix, which the bloom filters know.
