@@ -6,7 +6,7 @@ use rocksdb::{
     BlockBasedOptions, Cache, DB, DBCompressionType, LogLevel, Options, ReadOptions, SliceTransform,
 };
 
-use crate::error::{Error, ErrorKind, IoContext, Result};
+use crate::error::{ErrorKind, IoContext, Result};
 use crate::index::keys::EPOCH_LEN;
 
 use super::{RECORD, translate};
