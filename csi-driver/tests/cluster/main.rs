@@ -9,6 +9,7 @@
 )]
 
 mod agent;
+mod central;
 mod life;
 #[path = "../support/mod.rs"]
 mod mounting;

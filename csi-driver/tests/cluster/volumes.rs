@@ -19,10 +19,10 @@ use crate::mounting::{Place, can_mount};
 use crate::support::{Fixture, Running, fixture, key};
 
 /// A keeper that something else than the agent runs, as its own pod is. Killed when it is dropped.
-struct Keeper(Child);
+pub struct Keeper(Child);
 
 impl Keeper {
-    fn start(place: &Place) -> Self {
+    pub fn start(place: &Place) -> Self {
         let child = Command::new(env!("CARGO_BIN_EXE_anabranch-keeper"))
             .arg("--dir")
             .arg(place.path("keeper"))
@@ -44,21 +44,26 @@ impl Drop for Keeper {
 
 async fn node_service(place: &Path) -> NodeClient<Channel> {
     let endpoint = format!("unix://{}", place.join("csi.sock").display());
+    NodeClient::new(connect(&endpoint).await)
+}
+
+/// The driver on a socket, as soon as it answers.
+pub async fn connect(endpoint: &str) -> Channel {
     let began = Instant::now();
     loop {
-        match tonic::transport::Endpoint::from_shared(endpoint.clone())
+        match tonic::transport::Endpoint::from_shared(endpoint.to_owned())
             .unwrap()
             .connect()
             .await
         {
-            Ok(channel) => return NodeClient::new(channel),
+            Ok(channel) => return channel,
             Err(error) => assert!(began.elapsed() < Duration::from_secs(60), "{error}"),
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
-fn writer() -> Option<v1::VolumeCapability> {
+pub fn writer() -> Option<v1::VolumeCapability> {
     use v1::volume_capability::{AccessMode, AccessType, MountVolume, access_mode::Mode};
     Some(v1::VolumeCapability {
         access_mode: Some(AccessMode {
@@ -572,181 +577,5 @@ async fn a_claim_by_data_source_ref_is_a_fork_that_grows_and_goes_with_it() {
     )
     .await;
     assert_eq!(forks(&f, "team").await.len(), 1);
-    agent.stop();
-}
-
-/// A program that serves the central driver. Killed when it is dropped.
-struct Central(Child);
-
-impl Drop for Central {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_central_driver_leaves_what_it_is_asked_to_the_node() {
-    use v1::{controller_client::ControllerClient, identity_client::IdentityClient};
-    const NAME: &str = "central";
-    if !can_mount(NAME) {
-        return;
-    }
-    let Some(f) = fixture(NAME, Parts::default()).await else {
-        return;
-    };
-    let store = Place::new(NAME);
-    std::fs::create_dir_all(store.path("kubelet")).unwrap();
-    f.node("n1").await;
-    let _keeper = Keeper::start(&store);
-    let mut agent = Agent::with_volumes(&f.cluster, "n1", &store.root, &[]);
-    agent.ready().await;
-    let place = tempfile::tempdir().unwrap();
-    let socket = place.path().join("csi.sock");
-    let endpoint = format!("unix://{}", socket.display());
-    let child = Command::new(env!("CARGO_BIN_EXE_anabranch-csi"))
-        .args(["controller", "--csi-socket", &endpoint])
-        .env("KUBECONFIG", f.cluster.kubeconfig())
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let _central = Central(child);
-    let began = Instant::now();
-    let channel = loop {
-        match tonic::transport::Endpoint::from_shared(endpoint.clone())
-            .unwrap()
-            .connect()
-            .await
-        {
-            Ok(channel) => break channel,
-            Err(error) => assert!(began.elapsed() < Duration::from_secs(60), "{error}"),
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    };
-    let mut identity = IdentityClient::new(channel.clone());
-    let info = identity
-        .get_plugin_info(v1::GetPluginInfoRequest {})
-        .await
-        .unwrap()
-        .into_inner();
-    assert_eq!(info.name, "csi.anabranch.dev");
-    assert!(!info.vendor_version.is_empty());
-    let mut controller = ControllerClient::new(channel);
-    let expand = |id: &str, required_bytes| v1::ControllerExpandVolumeRequest {
-        volume_id: id.into(),
-        capacity_range: Some(v1::CapacityRange {
-            required_bytes,
-            limit_bytes: 0,
-        }),
-        ..Default::default()
-    };
-    let id = format!("vol-{}", "ab".repeat(16));
-    let answer = controller
-        .controller_expand_volume(expand(&id, 1 << 30))
-        .await
-        .unwrap()
-        .into_inner();
-    assert_eq!(
-        (answer.capacity_bytes, answer.node_expansion_required),
-        (1 << 30, true)
-    );
-    for (bad, bytes, code) in [
-        ("", 1, tonic::Code::InvalidArgument),
-        ("vol-../../x", 1, tonic::Code::NotFound),
-        (id.as_str(), 0, tonic::Code::InvalidArgument),
-        (id.as_str(), -1, tonic::Code::InvalidArgument),
-    ] {
-        let refused = controller
-            .controller_expand_volume(expand(bad, bytes))
-            .await
-            .unwrap_err();
-        assert_eq!(refused.code(), code, "{bad:?} {bytes}");
-    }
-    // A volume as the provisioner makes it on its node, and other attributes for it later.
-    let socket = format!("unix://{}", store.path("csi.sock").display());
-    let channel = tonic::transport::Endpoint::from_shared(socket)
-        .unwrap()
-        .connect()
-        .await
-        .unwrap();
-    let create = v1::CreateVolumeRequest {
-        name: "pvc-1".into(),
-        capacity_range: Some(v1::CapacityRange {
-            required_bytes: 1 << 30,
-            limit_bytes: 0,
-        }),
-        volume_capabilities: writer().into_iter().collect(),
-        ..Default::default()
-    };
-    let made = ControllerClient::new(channel.clone())
-        .create_volume(create)
-        .await
-        .unwrap()
-        .into_inner()
-        .volume
-        .unwrap();
-    let affinity = json!({"required": {"nodeSelectorTerms": [{"matchExpressions": [
-        {"key": "topology.csi.anabranch.dev/node", "operator": "In", "values": ["n1"]}]}]}});
-    f.apply(json!({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": "pvc-1"}, "spec": {
-        "accessModes": ["ReadWriteOnce"], "capacity": {"storage": "1Gi"}, "nodeAffinity": affinity,
-        "csi": {"driver": "csi.anabranch.dev", "volumeHandle": made.volume_id}}}))
-        .await
-        .unwrap();
-    let modify = |id: &str, attributes: &[(&str, &str)]| v1::ControllerModifyVolumeRequest {
-        volume_id: id.into(),
-        mutable_parameters: attributes
-            .iter()
-            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
-            .collect(),
-        ..Default::default()
-    };
-    for attributes in [[("bytes", "3Gi")], [("bytes", "2Gi")]] {
-        controller
-            .controller_modify_volume(modify(&made.volume_id, &attributes))
-            .await
-            .unwrap();
-        controller
-            .controller_modify_volume(modify(&made.volume_id, &attributes))
-            .await
-            .unwrap();
-    }
-    let ask = v1::NodeExpandVolumeRequest {
-        volume_id: made.volume_id.clone(),
-        volume_path: "/anywhere".into(),
-        ..Default::default()
-    };
-    let size = NodeClient::new(channel)
-        .node_expand_volume(ask)
-        .await
-        .unwrap()
-        .into_inner();
-    assert_eq!(size.capacity_bytes, 2 << 30);
-    for (bad, attributes, code) in [
-        (
-            made.volume_id.as_str(),
-            ("colour", "red"),
-            tonic::Code::InvalidArgument,
-        ),
-        (
-            made.volume_id.as_str(),
-            ("bytes", "-1"),
-            tonic::Code::InvalidArgument,
-        ),
-        (id.as_str(), ("bytes", "1Gi"), tonic::Code::NotFound),
-        ("../../x", ("bytes", "1Gi"), tonic::Code::NotFound),
-    ] {
-        let refused = controller
-            .controller_modify_volume(modify(bad, &[attributes]))
-            .await
-            .unwrap_err();
-        assert_eq!(refused.code(), code, "{bad:?} {attributes:?}: {refused}");
-    }
-    let refused = controller
-        .create_volume(v1::CreateVolumeRequest::default())
-        .await
-        .unwrap_err();
-    assert_eq!(refused.code(), tonic::Code::Unimplemented);
     agent.stop();
 }
