@@ -449,11 +449,7 @@ fn every_example_of_the_page_is_read_by_the_code() {
 #[test]
 fn the_json_of_the_page_is_what_the_code_writes_and_reads() {
     let page = blocks("json");
-    let store = StoreFile {
-        format: crate::FORMAT,
-        store_id: "ab".repeat(16),
-        term: 3,
-    };
+    let store = StoreFile::new(crate::FORMAT, "ab".repeat(16), 3);
     let timeline = TimelineRecord {
         v: CATALOG_VERSION,
         id: TIMELINE,
@@ -548,6 +544,8 @@ fn a_newer_format_is_refused_by_name() {
     assert!(error.to_string().contains("format 3"), "{error}");
     let mut header = segment_header().encode();
     header[7] = 2;
+    let sum = crc32c::crc32c(&header[..64]).to_be_bytes();
+    header[64..68].copy_from_slice(&sum);
     let error = SegmentHeader::decode(&header).unwrap_err();
     assert_eq!(error.kind(), crate::ErrorKind::UnsupportedFormat);
     let mut catalog = Catalog::default();

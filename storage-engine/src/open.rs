@@ -36,6 +36,11 @@ pub struct Recovery {
     pub replayed_frames: u64,
     /// How long that took.
     pub elapsed: Duration,
+    /// The index was missing, or so damaged that the store could not be opened with it: it was made anew, from
+    /// the whole log.
+    pub index_rebuilt: bool,
+    /// `store.json` was damaged or missing, and was written again from its copy.
+    pub store_file_restored: bool,
 }
 
 impl Engine {
@@ -67,7 +72,11 @@ impl Engine {
         }
         let lock = store::lock(&layout)?;
         layout.make_room()?;
-        let store = store::open(&layout, options.create, &*options.ids)?;
+        // Of a store that was there before.
+        let index_missing =
+            layout.fs.exists(&layout.store_json()) && !layout.fs.exists(&layout.index());
+        let found = store::open(&layout, options.create, &*options.ids)?;
+        let store = found.store;
         let store_id = store::store_id(&store)?;
         let index = Arc::new(Index::open(&layout.index())?);
         let (applied, mut epoch) = index.applied()?.unwrap_or((
@@ -88,7 +97,11 @@ impl Engine {
         }
         let mut unflushed = Unflushed::at(applied.position, options.flush_bytes);
         let started = Instant::now();
-        let mut recovery = Recovery::default();
+        let mut recovery = Recovery {
+            index_rebuilt: (index_missing || index.thrown_away().is_some()) && !segments.is_empty(),
+            store_file_restored: found.restored,
+            ..Recovery::default()
+        };
         let end = reader::replay(&mut segments, applied, |frame| {
             epoch = epoch.max(frame.header.epoch);
             let behind = Position(frame.header.position.0 + frame.header.total());
@@ -164,6 +177,14 @@ impl Engine {
         if considerable {
             // The opening itself does not wait for it.
             flusher.ask();
+        }
+        if recovery.index_rebuilt {
+            tracing::warn!(
+                why = index.thrown_away().unwrap_or("it was missing"),
+                frames = recovery.replayed_frames,
+                bytes = recovery.replayed_bytes,
+                "the index was made anew from the log"
+            );
         }
         tracing::info!("the store is open");
         let inner = Inner {

@@ -15,9 +15,6 @@ use crate::rocks::{Applying, Index};
 use crate::store::{self, Layout};
 use crate::{Engine, flush};
 
-/// The chain in a header that could not be read.
-const UNKNOWN: Chain = [0xff; 32];
-
 /// A stretch of the log that could not be used.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -150,7 +147,7 @@ fn segments(layout: &Layout, repair: &mut Repair) -> Result<Vec<SegmentFile>> {
                 // Without a frame there was never anything in it.
                 let Some(base) = base.get() else { continue };
                 segment.header.base = Position(base);
-                segment.header.chain = UNKNOWN;
+                segment.header.chain = reader::UNKNOWN_CHAIN;
                 let what = format!(
                     "{why}; it was written again: the frames say where the segment belongs"
                 );
@@ -181,7 +178,7 @@ fn replay(
             repair.lose(layout, segment, (0, 0), what);
             chain = None;
         }
-        if segment.header.chain == UNKNOWN {
+        if segment.header.chain == reader::UNKNOWN_CHAIN {
             let header = SegmentHeader {
                 chain: chain.unwrap_or_default(),
                 ..segment.header

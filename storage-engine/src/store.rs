@@ -24,6 +24,35 @@ pub(crate) struct StoreFile {
     pub store_id: String,
     /// Writer term: one more with every opening.
     pub term: u32,
+    /// Checksum of the others; missing in a file that an older version wrote.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sum: Option<String>,
+}
+
+impl StoreFile {
+    /// With its checksum.
+    pub fn new(format: u32, store_id: String, term: u32) -> Self {
+        let sum = Some(sum(format, &store_id, term));
+        Self {
+            format,
+            store_id,
+            term,
+            sum,
+        }
+    }
+}
+
+/// CRC-32C in hexadecimal of the members in decimal, as they stand, with a space between them.
+fn sum(format: u32, store_id: &str, term: u32) -> String {
+    let text = format!("{format} {store_id} {term}");
+    format!("{:08x}", crc32c::crc32c(text.as_bytes()))
+}
+
+/// `store.json`, as an opening finds it.
+pub(crate) struct Found {
+    pub store: StoreFile,
+    /// It was damaged or missing, and its copy was taken in its place.
+    pub restored: bool,
 }
 
 /// Paths below a data directory.
@@ -37,6 +66,10 @@ pub(crate) struct Layout {
 impl Layout {
     pub fn store_json(&self) -> PathBuf {
         self.root.join("store.json")
+    }
+    /// What `store.json` said when the store was made, or came to its format: in its place if that is damaged.
+    pub fn store_copy(&self) -> PathBuf {
+        self.root.join("store.copy")
     }
     pub fn lock(&self) -> PathBuf {
         self.root.join("lock")
@@ -155,11 +188,31 @@ pub(crate) fn lock(layout: &Layout) -> Result<Lock> {
 }
 
 /// Reads `store.json`, or makes a new store there if `create` allows it, and starts a new writer term.
-pub(crate) fn open(layout: &Layout, create: bool, ids: &dyn IdSource) -> Result<StoreFile> {
+pub(crate) fn open(layout: &Layout, create: bool, ids: &dyn IdSource) -> Result<Found> {
     let path = layout.store_json();
-    let mut store = match layout.fs.read(&path) {
-        Ok(bytes) => parse(&path, &bytes)?,
+    let copy = layout
+        .fs
+        .read(&layout.store_copy())
+        .ok()
+        .and_then(|bytes| parse(&layout.store_copy(), &bytes).ok())
+        .filter(|copy| copy.sum.is_some());
+    let mut restored = false;
+    let mut take_copy = |why: &str| {
+        if copy.is_some() {
+            tracing::warn!(file = %path.display(), why, "taking its copy, store.copy, in its place");
+            restored = true;
+        }
+        copy.clone()
+    };
+    let store = match layout.fs.read(&path) {
+        Ok(bytes) => match parse(&path, &bytes) {
+            Err(e) if e.kind() == ErrorKind::Corrupt => take_copy(&e.to_string()).ok_or(e)?,
+            parsed => parsed?,
+        },
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            if let Some(store) = take_copy("it is missing") {
+                return start_term(layout, store, copy.as_ref(), restored);
+            }
             // A directory with a log or an index but no identity is damaged, not new.
             for leftover in [layout.log(), layout.index()] {
                 if layout.fs.exists(&leftover) {
@@ -177,20 +230,27 @@ pub(crate) fn open(layout: &Layout, create: bool, ids: &dyn IdSource) -> Result<
                 )));
             }
             let id = ids.next().context("make an id for", &path)?;
-            StoreFile {
-                format: FORMAT,
-                store_id: hex::encode(id),
-                term: 0,
-            }
+            StoreFile::new(FORMAT, hex::encode(id), 0)
         }
         Err(e) => return Err(Error::io("read", &path, &e)),
     };
-    // From here on what an older version does not know may be written.
-    store.format = FORMAT;
-    store.term = store
+    start_term(layout, store, copy.as_ref(), restored)
+}
+
+/// Writes what this opening makes of `store.json`.
+fn start_term(
+    layout: &Layout,
+    store: StoreFile,
+    copy: Option<&StoreFile>,
+    restored: bool,
+) -> Result<Found> {
+    let path = layout.store_json();
+    let term = store
         .term
         .checked_add(1)
         .ok_or_else(|| Error::corrupt("the writer term is used up"))?;
+    // From here on what an older version does not know may be written.
+    let store = StoreFile::new(FORMAT, store.store_id, term);
     let text = serde_json::to_vec_pretty(&store).map_err(|e| {
         Error::new(
             ErrorKind::Io,
@@ -198,11 +258,22 @@ pub(crate) fn open(layout: &Layout, create: bool, ids: &dyn IdSource) -> Result<
         )
     })?;
     replace_file(layout, &path, &text)?;
+    if copy.is_none_or(|c| (c.format, &c.store_id) != (store.format, &store.store_id)) {
+        // Not synced: a torn one does not match its checksum, and the next opening writes it again.
+        let path = layout.store_copy();
+        let written = layout
+            .fs
+            .open(&path, Access::Replace)
+            .and_then(|file| file.write_all_at(&text, 0));
+        if let Err(error) = written {
+            tracing::warn!(file = %path.display(), %error, "cannot write the copy of store.json");
+        }
+    }
     for dir in [layout.log(), layout.objects(), layout.index()] {
         layout.fs.create_dir_all(&dir).context("create", &dir)?;
     }
     layout.sync_dir(&layout.root)?;
-    Ok(store)
+    Ok(Found { store, restored })
 }
 
 pub(crate) fn parse(path: &Path, bytes: &[u8]) -> Result<StoreFile> {
@@ -212,6 +283,16 @@ pub(crate) fn parse(path: &Path, bytes: &[u8]) -> Result<StoreFile> {
     }
     let bad = |e: serde_json::Error| Error::corrupt(format!("{} is damaged: {e}", path.display()));
     let Format { format } = serde_json::from_slice(bytes).map_err(bad)?;
+    // Of a newer format, too, as far as it has the members that this one has.
+    if let Ok(store) = serde_json::from_slice::<StoreFile>(bytes)
+        && let Some(said) = &store.sum
+        && *said != sum(store.format, &store.store_id, store.term)
+    {
+        return Err(Error::corrupt(format!(
+            "{} is damaged: it does not match its checksum",
+            path.display()
+        )));
+    }
     if format > FORMAT {
         return Err(Error::new(
             ErrorKind::UnsupportedFormat,

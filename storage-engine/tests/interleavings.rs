@@ -87,8 +87,9 @@ struct Segment {
     base: u64,
     written: AtomicU64,
     on_disk: AtomicU64,
-    /// A sync fails, once, and loses what it should have written.
+    /// A sync fails, once, and loses what it should have written: the kernel takes it for written from then on.
     fails: AtomicU64,
+    lost: AtomicU64,
 }
 
 impl Segment {
@@ -103,9 +104,12 @@ impl Segment {
         let written = self.written.load(Ordering::SeqCst);
         shuttle::thread::yield_now();
         if self.fails.swap(0, Ordering::SeqCst) == 1 {
+            self.lost.store(1, Ordering::SeqCst);
             return Err(io::Error::from_raw_os_error(5));
         }
-        self.on_disk.fetch_max(written, Ordering::SeqCst);
+        if self.lost.load(Ordering::SeqCst) == 0 {
+            self.on_disk.fetch_max(written, Ordering::SeqCst);
+        }
         Ok(())
     }
 }
@@ -268,6 +272,14 @@ fn failed_sync() {
         writer.join().unwrap();
     }
     assert!(log.durable.check().is_err(), "the failure is forgotten");
+    // No segment follows one of which something is missing: that would be damage to the next opening.
+    let segments = log.commit.lock().segments.clone();
+    for (n, segment) in segments.iter().enumerate().skip(1) {
+        assert!(
+            log.on_disk(&segments[..n]) >= segment.base,
+            "segment {n} follows one that is not on the disk"
+        );
+    }
 }
 
 /// The index on disk is never ahead of the log there.

@@ -178,7 +178,16 @@ impl Check<'_> {
                 );
             }
             match open_segment(&*self.inner.layout.fs, &path, id) {
-                Ok(segment) => found.push(segment),
+                Ok((segment, damage)) => {
+                    if let Some(why) = damage {
+                        self.findings.error(
+                            FindingKind::Log,
+                            place,
+                            format!("its header is damaged: {why}; its frames say where it belongs, and a repair writes it again"),
+                        );
+                    }
+                    found.push(segment);
+                }
                 Err(why) => {
                     self.findings.error(FindingKind::Log, place, why);
                 }
@@ -216,6 +225,7 @@ impl Check<'_> {
         if walk
             .chain
             .is_some_and(|chain| chain != segment.header.chain)
+            && segment.header.chain != reader::UNKNOWN_CHAIN
         {
             self.findings.error(
                 FindingKind::Log,
@@ -223,7 +233,9 @@ impl Check<'_> {
                 "it does not continue the segment before it: the chain is broken",
             );
         }
-        walk.chain = Some(segment.header.chain);
+        if segment.header.chain != reader::UNKNOWN_CHAIN {
+            walk.chain = Some(segment.header.chain);
+        }
         self.check_zeros(segment, SEGMENT_HEADER_USED, SEGMENT_HEADER_BYTES as u64);
         let mut offset = SEGMENT_HEADER_BYTES as u64;
         walk.at = Position(base.0 + offset);
@@ -621,7 +633,7 @@ pub(super) fn open_segment(
     fs: &dyn FileSystem,
     path: &std::path::Path,
     id: FileId,
-) -> std::result::Result<SegmentFile, String> {
+) -> std::result::Result<(SegmentFile, Option<String>), String> {
     let file = fs
         .open(path, Access::Read)
         .map_err(|e| format!("it cannot be opened: {e}"))?;
@@ -632,15 +644,32 @@ pub(super) fn open_segment(
     let mut bytes = [0; SEGMENT_HEADER_BYTES];
     file.read_exact_at(&mut bytes, 0)
         .map_err(|e| format!("its header cannot be read: {e}"))?;
-    let header = SegmentHeader::decode(&bytes).map_err(|e| e.to_string())?;
-    if header.id != id {
+    let decoded = SegmentHeader::decode(&bytes);
+    if decoded.as_ref().is_ok_and(|header| header.id != id) {
         return Err("its header names another segment: it was renamed".into());
     }
-    Ok(SegmentFile {
+    let mut segment = SegmentFile {
         path: path.to_owned(),
-        header,
+        header: SegmentHeader {
+            id,
+            base: Position(0),
+            chain: reader::UNKNOWN_CHAIN,
+        },
         file,
         len,
         followed: false,
-    })
+    };
+    match decoded {
+        Ok(header) => {
+            segment.header = header;
+            Ok((segment, None))
+        }
+        Err(e) => match reader::place_by_first_frame(&segment) {
+            Ok(Some(base)) => {
+                segment.header.base = base;
+                Ok((segment, Some(e.to_string())))
+            }
+            _ => Err(e.to_string()),
+        },
+    }
 }

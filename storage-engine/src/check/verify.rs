@@ -54,13 +54,14 @@ impl Engine {
         for file in inner.layout.fs.list(&dir).context("list", &dir)? {
             let path = dir.join(&file);
             if let Some(id) = file.to_str().and_then(parse_segment_name) {
-                let segment = open_segment(&*inner.layout.fs, &path, id).map_err(|why| {
+                let bad = |why: String| {
                     Error::corrupt(format!("{} is damaged at offset 0: {why}", path.display()))
-                })?;
-                segments.push(segment);
+                };
+                let (segment, damage) = open_segment(&*inner.layout.fs, &path, id).map_err(bad)?;
+                segments.push((segment, damage.map(bad)));
             }
         }
-        segments.sort_by_key(|s| s.header.base);
+        segments.sort_by_key(|(s, _)| s.header.base);
         let (mut at, mut chain, mut epoch) = (Position(0), [0; 32], Epoch::ZERO);
         let mut verified = Verified {
             digest,
@@ -68,9 +69,12 @@ impl Engine {
             segments: 0,
             frames: 0,
         };
-        for (n, segment) in segments.iter().enumerate() {
+        for (n, (segment, damage)) in segments.iter().enumerate() {
             if at >= end || segment.header.base >= end {
                 break;
+            }
+            if let Some(damage) = damage {
+                return Err(damage.clone());
             }
             if segment.header.base != at || segment.header.chain != chain {
                 return Err(Error::corrupt(format!(

@@ -278,7 +278,7 @@ impl Comparison<'_> {
         let mut at = dir;
         let mut path = loop {
             if self.same_file(at)
-                && let Ok(inode) = self.after.inode(at)
+                && let Some(inode) = self.after.find(at)?
                 && inode.nlink > 0
             {
                 break self.after.path_of(at)?;
@@ -342,7 +342,7 @@ impl Comparison<'_> {
 
     /// A file that both sides have, and that something was done to.
     fn content(&self, ino: Ino, chunks: &BTreeSet<u32>, diff: &mut Diff) -> Result<()> {
-        let (Ok(old), Ok(new)) = (self.before.inode(ino), self.after.inode(ino)) else {
+        let (Some(old), Some(new)) = (self.before.find(ino)?, self.after.find(ino)?) else {
             return Ok(());
         };
         if old.nlink == 0 || new.nlink == 0 {

@@ -275,10 +275,16 @@ impl View<'_> {
 
     /// The inode, or `Stale` if it is gone.
     pub fn inode(&self, ino: Ino) -> Result<Inode> {
-        match self.get(&RecordKey::Inode(ino))?.map(|s| s.record) {
-            Some(Record::Inode(inode)) => Ok(inode),
-            _ => Err(Error::new(ErrorKind::Stale, format!("inode {ino} is gone"))),
-        }
+        self.find(ino)?
+            .ok_or_else(|| Error::new(ErrorKind::Stale, format!("inode {ino} is gone")))
+    }
+
+    /// The inode, if it is there.
+    pub fn find(&self, ino: Ino) -> Result<Option<Inode>> {
+        Ok(match self.get(&RecordKey::Inode(ino))?.map(|s| s.record) {
+            Some(Record::Inode(inode)) => Some(inode),
+            _ => None,
+        })
     }
 
     /// Scans records with `prefix`, from the first one at or after `from`.

@@ -71,6 +71,11 @@ impl Durable {
     /// nothing is accepted any more.
     pub fn finish(&self, end: Position, finish: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
         let _syncing = self.syncing.lock();
+        // The sync of somebody else may have failed since the caller has looked. One more would succeed and prove
+        // nothing, and a segment behind what was lost makes it damage instead of a torn end.
+        if self.poisoned.load(Ordering::Acquire) {
+            return Err(io::Error::other("a sync of the log failed before"));
+        }
         if let Err(e) = finish() {
             self.poison();
             return Err(e);

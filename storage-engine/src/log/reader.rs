@@ -35,6 +35,9 @@ impl SegmentFile {
     }
 }
 
+/// The chain in a header that cannot be read.
+pub(crate) const UNKNOWN_CHAIN: Chain = [0xff; 32];
+
 /// One frame read back.
 pub(crate) struct Frame {
     pub header: Header,
@@ -82,17 +85,25 @@ pub(crate) fn segments(layout: &Layout) -> Result<Vec<SegmentFile>> {
                 return Err(Error::new(e.kind(), format!("{}: {e}", path.display())));
             }
             Err(e) => {
-                let probe = SegmentFile {
+                let mut probe = SegmentFile {
                     path: path.clone(),
                     header: SegmentHeader {
                         id,
                         base: Position(0),
-                        chain: [0; 32],
+                        chain: UNKNOWN_CHAIN,
                     },
                     file,
                     len,
                     followed: false,
                 };
+                // The header says nothing that the frames do not: what is in them must not be lost with it.
+                if let Some(base) = place_by_first_frame(&probe)? {
+                    tracing::error!(segment = %path.display(), error = %e,
+                        "a segment's header is damaged; its frames say where it belongs");
+                    probe.header.base = base;
+                    found.push(probe);
+                    continue;
+                }
                 if any_frame(&probe, SEGMENT_HEADER_BYTES as u64, |_, _| true)?.is_some() {
                     return Err(Error::corrupt(format!(
                         "{} is damaged at offset 0 ({e}): the commits in it cannot be placed",
@@ -184,8 +195,8 @@ pub(crate) fn replay(
             )));
         }
         if segment.header.base == end.position {
-            // The chain goes over the border of two segments.
-            if segment.header.chain != end.chain {
+            // The chain goes over the border of two segments. (Where it is unknown, the frames are held against it.)
+            if segment.header.chain != end.chain && segment.header.chain != UNKNOWN_CHAIN {
                 return Err(Error::corrupt(format!(
                     "{} does not continue the segment before it: a segment was replaced or removed",
                     segment.path.display()
@@ -443,6 +454,34 @@ fn is_given_back(holes: &HashSet<u64>, from: u64, to: u64) -> bool {
     }
     let reached = from / GIVEN_BACK_BYTES * GIVEN_BACK_BYTES;
     (reached..to).step_by(size).any(|b| holes.contains(&b))
+}
+
+/// Where a segment belongs whose header cannot be read: what its first frame says, if that is intact.
+pub(crate) fn place_by_first_frame(segment: &SegmentFile) -> Result<Option<Position>> {
+    const FIRST: u64 = SEGMENT_HEADER_BYTES as u64;
+    let mut base = None;
+    let mut bytes = [0; HEADER_BYTES];
+    if FIRST + HEADER_BYTES as u64 > segment.len {
+        return Ok(None);
+    }
+    segment
+        .file
+        .read_exact_at(&mut bytes, FIRST)
+        .context("read", &segment.path)?;
+    if let Some(header) = Header::decode(&bytes)
+        && FIRST + header.total() <= segment.len
+    {
+        let mut rows = vec![0; header.rows_len as usize];
+        let rows_at = FIRST + HEADER_BYTES as u64 + u64::from(header.data_len);
+        segment
+            .file
+            .read_exact_at(&mut rows, rows_at)
+            .context("read", &segment.path)?;
+        if header.intact(&bytes, &rows) {
+            base = header.position.0.checked_sub(FIRST).map(Position);
+        }
+    }
+    Ok(base)
 }
 
 /// Offset of the first intact frame at or after `from` that `wanted` accepts.

@@ -46,7 +46,10 @@ impl SegmentHeader {
     pub fn decode(bytes: &[u8]) -> Result<Self> {
         let mut r = Reader::new(bytes, "a segment header");
         let magic: [u8; 8] = r.array()?;
-        if magic[..6] == MAGIC[..6] && magic != MAGIC {
+        let intact = bytes
+            .split_at_checked(CRC_AT)
+            .is_some_and(|(head, rest)| rest.starts_with(&crc32c::crc32c(head).to_be_bytes()));
+        if magic[..6] == MAGIC[..6] && magic != MAGIC && intact {
             return Err(Error::new(
                 crate::error::ErrorKind::UnsupportedFormat,
                 format!(
@@ -63,8 +66,7 @@ impl SegmentHeader {
             base: Position(r.u64()?),
             chain: r.array()?,
         };
-        let crc = r.u32()?;
-        if crc != crc32c::crc32c(&bytes[..CRC_AT]) {
+        if !intact {
             return Err(r.bad("does not match its checksum"));
         }
         Ok(header)

@@ -19,6 +19,8 @@ pub(crate) struct LogWriter {
     store: [u8; 16],
     term: u32,
     next_number: u32,
+    /// A segment of that number was begun and not finished; its file may be there still, without a frame.
+    begun: bool,
     segment_bytes: u64,
     current: Option<Segment>,
     /// Position of the next frame or segment header.
@@ -78,6 +80,7 @@ impl LogWriter {
             store,
             term,
             next_number: 0,
+            begun: false,
             segment_bytes,
             current: None,
             end,
@@ -208,7 +211,13 @@ impl LogWriter {
         let dir = self.layout.log();
         let path = segment_path(&dir, id);
         let fs = &self.layout.fs;
-        let file = fs.open(&path, Access::CreateNew).context("create", &path)?;
+        let access = if self.begun {
+            Access::Replace
+        } else {
+            Access::CreateNew
+        };
+        self.begun = true;
+        let file = fs.open(&path, access).context("create", &path)?;
         let made = (|| -> Result<()> {
             // Space taken now is space that a commit cannot fail on later; a file system that cannot
             // reserve only loses that.
@@ -236,6 +245,7 @@ impl LogWriter {
             return Err(e);
         }
         self.next_number += 1;
+        self.begun = false;
         self.current = Some(Segment {
             id,
             path,

@@ -56,6 +56,8 @@ pub(crate) struct Index {
     db: DB,
     write: WriteOptions,
     listed: Mutex<Listed>,
+    /// Why the index that was there had to be thrown away.
+    thrown_away: Option<String>,
 }
 
 /// Keys that the list of changes has for the open epoch already: what changes again and again in it, as a directory
@@ -91,16 +93,42 @@ pub(crate) struct Applying<'a> {
 }
 
 impl Index {
-    /// Opens or creates the index.
+    /// Opens or creates the index. One that is so damaged that the store could not be opened with it is thrown
+    /// away, since the log has all of it. Cost: the catalog.
     pub fn open(path: &Path) -> Result<Self> {
-        let db = open::open(path)?;
+        let index = Self::open_as_it_is(path)?;
+        let needed = index
+            .applied()
+            .and_then(|_| index.catalog(|_, _| Ok(())))
+            .map_err(|e| (e.kind(), e.to_string()));
+        match needed {
+            Err((ErrorKind::Corrupt, why)) => {
+                drop(index);
+                open::forget(path, &why)?;
+                let mut index = Self::open_as_it_is(path)?;
+                index.thrown_away = Some(why);
+                Ok(index)
+            }
+            // What else there is to say, the opening meets again.
+            _ => Ok(index),
+        }
+    }
+
+    fn open_as_it_is(path: &Path) -> Result<Self> {
+        let (db, thrown_away) = open::open(path)?;
         let mut write = WriteOptions::default();
         write.disable_wal(true);
         Ok(Self {
             db,
             write,
             listed: Mutex::default(),
+            thrown_away,
         })
+    }
+
+    /// Why the index that was there was thrown away when this one was opened.
+    pub fn thrown_away(&self) -> Option<&str> {
+        self.thrown_away.as_deref()
     }
 
     /// What the index holds of the log, and the newest epoch in it.
@@ -394,7 +422,10 @@ fn reply_key(connection: u64, unique: u64) -> Vec<u8> {
 fn translate(what: &str, error: &rocksdb::Error) -> Error {
     let text = error.to_string();
     let kind = match error.kind() {
-        rocksdb::ErrorKind::Corruption => ErrorKind::Corrupt,
+        // What it refuses of its own files' form or settings was not written so either.
+        rocksdb::ErrorKind::Corruption
+        | rocksdb::ErrorKind::NotSupported
+        | rocksdb::ErrorKind::InvalidArgument => ErrorKind::Corrupt,
         _ if text.contains("No space left") => ErrorKind::NoSpace,
         _ if text.contains("lock ") && text.contains("LOCK") => ErrorKind::Locked,
         _ => ErrorKind::Io,

@@ -16,8 +16,9 @@ const BLOCK_CACHE_BYTES: usize = 256 << 20;
 /// RocksDB must not flush by itself (see the module's page), so its limit is far above ours.
 const WRITE_BUFFER_BYTES: usize = 2 << 30;
 
-pub(super) fn open(path: &Path) -> Result<DB> {
-    forget_torn(path)?;
+/// Opens or creates the index. Tells why, if it had to be thrown away: what is in it comes from the log then.
+pub(super) fn open(path: &Path) -> Result<(DB, Option<String>)> {
+    let torn = forget_torn(path)?;
     let mut options = Options::default();
     options.create_if_missing(true);
     options.set_write_buffer_size(WRITE_BUFFER_BYTES);
@@ -57,31 +58,33 @@ pub(super) fn open(path: &Path) -> Result<DB> {
         // What it says of its own files is damaged. A loss of power may leave it so, because RocksDB reads a torn end of its
         // manifest as damage; and nothing is in the index that is not in the log.
         Err(error) if error.kind() == ErrorKind::Corrupt => {
-            tracing::warn!(index = %path.display(), %error, "the index is damaged; it is made anew from the log");
-            std::fs::remove_dir_all(path).context("remove", path)?;
-            open()
+            forget(path, &error.to_string())?;
+            Ok((open()?, Some(error.to_string())))
         }
-        opened => opened,
+        opened => Ok((opened?, torn)),
     }
 }
 
-/// Removes an index whose manifest is not there: the opening makes it anew from the log. RocksDB renames the file that names
-/// the manifest and syncs their directory once behind both, so that where a directory's entries are not written in order, a
-/// loss of power leaves the second without the first.
-fn forget_torn(path: &Path) -> Result<()> {
+/// Removes a damaged index: the opening makes it anew from the log.
+pub(super) fn forget(path: &Path, why: &str) -> Result<()> {
+    tracing::warn!(index = %path.display(), why, "the index is damaged; it is made anew from the log");
+    std::fs::remove_dir_all(path).context("remove", path)
+}
+
+/// Removes an index whose manifest is not there. RocksDB renames the file that names the manifest and syncs their directory
+/// once behind both, so that where a directory's entries are not written in order, a loss of power leaves the second
+/// without the first.
+fn forget_torn(path: &Path) -> Result<Option<String>> {
     let Ok(current) = std::fs::read_to_string(path.join("CURRENT")) else {
-        return Ok(());
+        return Ok(None);
     };
     let manifest = current.trim_end();
     if !manifest.starts_with("MANIFEST-") || path.join(manifest).exists() {
-        return Ok(());
+        return Ok(None);
     }
-    tracing::warn!(
-        index = %path.display(),
-        manifest,
-        "the index lost its manifest with the power; it is made anew from the log"
-    );
-    std::fs::remove_dir_all(path).context("remove", path)
+    let why = format!("{manifest} is missing in {}", path.display());
+    forget(path, &why)?;
+    Ok(Some(why))
 }
 
 /// All versions of one record share this prefix, which the bloom filters know.

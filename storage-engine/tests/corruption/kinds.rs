@@ -28,20 +28,38 @@ fn each_kind_of_damage_is_noticed_and_named() {
             "a segment's magic",
             true,
             |d| damage(&segments(d)[0], |b| b[0] ^= 1),
-            Noticed::Opening,
-            "damaged at offset 0",
+            Noticed::Check,
+            "its header is damaged",
         ),
         (
             "a segment of a newer format",
             true,
-            |d| damage(&segments(d)[1], |b| b[7] = 9),
+            |d| {
+                damage(&segments(d)[1], |b| {
+                    b[7] = 9;
+                    let sum = crc32c::crc32c(&b[..64]).to_be_bytes();
+                    b[64..68].copy_from_slice(&sum);
+                });
+            },
             Noticed::Opening,
             "segment format 9 is newer",
         ),
         (
-            "the position in a segment's header",
+            "the position in a segment's header, to be replayed",
             false,
             |d| damage(&segments(d)[1], |b| b[30] ^= 4),
+            Noticed::Check,
+            "its header is damaged",
+        ),
+        (
+            "a segment's header and its first frame, to be replayed",
+            false,
+            |d| {
+                damage(&segments(d)[1], |b| {
+                    b[30] ^= 4;
+                    b[130] ^= 4;
+                });
+            },
             Noticed::Opening,
             "cannot be placed",
         ),
@@ -218,7 +236,12 @@ fn each_kind_of_damage_is_noticed_and_named() {
         (
             "the data of an index file",
             true,
-            |d| damage(&tables(d)[0], |b| b[1000] ^= 1),
+            |d| {
+                damage(&tables(d)[0], |b| {
+                    let middle = b.len() / 2;
+                    b[middle] ^= 1;
+                });
+            },
             Noticed::Reading,
             "index",
         ),
@@ -276,6 +299,16 @@ fn each_kind_of_damage_is_noticed_and_named() {
             "store.json missing",
             true,
             |d| fs::remove_file(d.join("store.json")).unwrap(),
+            Noticed::No,
+            "",
+        ),
+        (
+            "store.json and its copy missing",
+            true,
+            |d| {
+                fs::remove_file(d.join("store.json")).unwrap();
+                fs::remove_file(d.join("store.copy")).unwrap();
+            },
             Noticed::Opening,
             "restore it from a backup",
         ),
@@ -283,13 +316,27 @@ fn each_kind_of_damage_is_noticed_and_named() {
             "store.json empty",
             true,
             |d| damage(&d.join("store.json"), Vec::clear),
+            Noticed::No,
+            "",
+        ),
+        (
+            "store.json empty, and its copy damaged",
+            true,
+            |d| {
+                damage(&d.join("store.json"), Vec::clear);
+                damage(&d.join("store.copy"), |b| b[40] ^= 1);
+            },
             Noticed::Opening,
             "store.json is damaged",
         ),
         (
             "store.json of a newer format",
             true,
-            |d| replace(&d.join("store.json"), "\"format\": 2", "\"format\": 3"),
+            |d| {
+                let path = d.join("store.json");
+                replace(&path, "\"format\": 2", "\"format\": 3");
+                replace(&path, "\"sum\"", "\"other\"");
+            },
             Noticed::Opening,
             "has format 3",
         ),
@@ -305,6 +352,7 @@ fn each_kind_of_damage_is_noticed_and_named() {
                     &id[at - 1..=at],
                     &format!("\"{other}"),
                 );
+                replace(&d.join("store.json"), "\"sum\"", "\"other\"");
             },
             Noticed::Check,
             "belongs to another store",
@@ -336,7 +384,9 @@ fn each_kind_of_damage_is_noticed_and_named() {
 fn an_older_store_json_put_back_does_no_harm() {
     let fixture = fixture();
     let dir = fixture.scratch(true);
-    replace(&dir.path().join("store.json"), "\"term\": 1", "\"term\": 0");
+    let path = dir.path().join("store.json");
+    replace(&path, "\"term\": 1", "\"term\": 0");
+    replace(&path, "\"sum\"", "\"other\"");
     for n in 0..2 {
         let engine = Engine::open(dir.path(), options()).unwrap();
         let v = engine

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod kinds;
+mod populated;
 mod random;
 mod repair;
 mod store;

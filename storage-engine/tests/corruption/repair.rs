@@ -97,7 +97,8 @@ fn what_a_damaged_log_still_says_is_kept_and_the_rest_is_told() {
             };
             // The end of the log cannot be told from one that was never written.
             let end = n + 1 == logs.len();
-            assert!(end || before.is_some(), "{what}: it opened");
+            // Of a damaged header the frames say all that it said.
+            assert!(end || turn == 4 || before.is_some(), "{what}: it opened");
             assert!(end || !repair.lost.is_empty(), "{what}: {repair:?}");
             for lost in &repair.lost {
                 assert!(

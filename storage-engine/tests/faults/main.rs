@@ -98,6 +98,23 @@ fn random_faults_lose_nothing_that_was_acknowledged() {
     });
 }
 
+/// A segment that cannot be made, and whose file cannot be removed then, is in nobody's way afterwards.
+#[test]
+fn what_is_left_of_a_segment_that_could_not_be_made_stops_no_commit() {
+    let seed = seed();
+    println!("seed {seed}");
+    let mut made_later = 0;
+    for fault in [Fault::Io, Fault::NoSpace] {
+        for and_more in [1, 2] {
+            made_later += run::failed_segment(seed, fault, and_more);
+        }
+    }
+    assert!(
+        made_later > 5,
+        "only {made_later} segments could not be made"
+    );
+}
+
 /// A sync of the log that fails is the end of this opening: nothing claims success after it.
 #[test]
 fn a_failed_sync_poisons_the_store_until_it_is_opened_again() {

@@ -237,17 +237,18 @@ fn copy_index(from: &Path, to: &Path) {
     panic!("the index cannot be copied");
 }
 
+fn open_on(sim: &Sim) -> Engine {
+    let options = Options {
+        fs: Arc::new(sim.clone()),
+        ..Options::default()
+    };
+    Engine::open(data(sim.root()), options).unwrap()
+}
+
 pub fn failed_sync(seed: u64, fault: Fault) {
     let dir = directory();
     let sim = Sim::new(&dir.path().join("0"), seed);
-    let open = |sim: &Sim| {
-        let options = Options {
-            fs: Arc::new(sim.clone()),
-            ..Options::default()
-        };
-        Engine::open(data(sim.root()), options).unwrap()
-    };
-    let engine = open(&sim);
+    let engine = open_on(&sim);
     let root = |engine: &Engine, name: &str, durability| {
         engine.create_root(storage_engine::CreateRoot {
             name: name.into(),
@@ -273,9 +274,52 @@ pub fn failed_sync(seed: u64, fault: Fault) {
         "the sync that failed was another"
     );
     drop(engine);
-    let engine = open(&sim);
+    let engine = open_on(&sim);
     assert!(engine.timeline_named("first").is_ok());
     assert!(engine.timeline_named("third").is_err());
     root(&engine, "fourth", Durability::Local).unwrap();
     assert!(engine.check(|_| {}).unwrap().findings.is_empty());
+}
+
+/// Lets calls of the first commit fail, which makes a segment: each of them, and so many behind it. Where the commit fails
+/// and the store goes on, the next one succeeds. Returns how often that was.
+pub fn failed_segment(seed: u64, fault: Fault, and_more: u64) -> u64 {
+    let mut failed = 0;
+    for at in 0.. {
+        let dir = directory();
+        let sim = Sim::new(&dir.path().join("0"), seed);
+        let engine = open_on(&sim);
+        let root = |name: &str| {
+            engine.create_root(storage_engine::CreateRoot {
+                name: name.into(),
+                durability: Durability::Memory,
+                ..Default::default()
+            })
+        };
+        sim.plan(Plan {
+            fail_at: Some((at, fault)),
+            and_more,
+            ..Plan::default()
+        });
+        let first = root("first");
+        let calls = sim.calls();
+        sim.plan(Plan::default());
+        let what = format!("{fault:?} at call {at} and {and_more} more");
+        match root("second") {
+            Ok(_) => failed += u64::from(first.is_err()),
+            // A frame was not written, or not synced: what is on disk is unknown then.
+            Err(e) if e.kind() == ErrorKind::Poisoned && first.is_err() => continue,
+            Err(e) => panic!("{what}: {:?}: {e}", e.kind()),
+        }
+        engine.sync().unwrap();
+        let report = engine.check(|_| {}).unwrap();
+        assert!(report.findings.is_empty(), "{what}: {report}");
+        drop(engine);
+        let engine = open_on(&sim);
+        assert!(engine.timeline_named("second").is_ok(), "{what}");
+        if at >= calls {
+            break;
+        }
+    }
+    failed
 }

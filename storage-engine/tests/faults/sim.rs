@@ -29,6 +29,8 @@ pub const FAULTS: [Fault; 4] = [Fault::Io, Fault::NoSpace, Fault::Short, Fault::
 pub struct Plan {
     /// The call with this number, counted from 0, fails like this.
     pub fail_at: Option<(u64, Fault)>,
+    /// So many more behind it fail in the same way.
+    pub and_more: u64,
     /// Of a thousand calls, so many fail.
     pub per_mille: u64,
     /// Power is lost at the call with this number: it and all later ones do nothing.
@@ -181,7 +183,7 @@ impl State {
             return Err(error(EIO));
         }
         let fault = match self.plan.fail_at {
-            Some((at, fault)) if at == n => Some(fault),
+            Some((at, fault)) if (at..=at + self.plan.and_more).contains(&n) => Some(fault),
             _ if self.plan.per_mille > 0 && self.rng.below(1000) < self.plan.per_mille => {
                 Some(*self.rng.pick(&FAULTS))
             }
