@@ -5,7 +5,7 @@
 //! term there is below 2^31). It stands at `objects/<first byte>/<id>`.
 
 use std::collections::{HashMap, HashSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -16,7 +16,7 @@ use crate::error::{Error, IoContext, Result};
 use crate::fs::{Access, File};
 use crate::ids::FileId;
 use crate::index::records::{Extent, SUM_BYTES};
-use crate::log::segment::segment_path;
+use crate::log::segment::{read_header, segment_path};
 use crate::planted::{Bug, planted};
 use crate::store::Layout;
 
@@ -128,12 +128,30 @@ impl Blobs {
                 Error::io("open", &path, &e)
             }
         })?;
+        let file = if is_object(id) {
+            file
+        } else {
+            self.translated(file, id, &path)?
+        };
         let mut open = self.open.lock();
         if open.len() >= MAX_OPEN {
             open.clear();
         }
         open.insert(id, Arc::clone(&file));
         Ok(file)
+    }
+
+    /// A segment under the offsets that extents name.
+    fn translated(&self, file: Arc<dyn File>, id: FileId, path: &Path) -> Result<Arc<dyn File>> {
+        let bad = |e: Error| Error::new(e.kind(), format!("{} is damaged: {e}", path.display()));
+        let len = file.metadata().context("stat", path)?.len;
+        match read_header(&*file, len) {
+            Ok((header, Some(compacted))) if header.id == id => {
+                Ok(Arc::new(compacted.translated(file).map_err(bad)?))
+            }
+            // What is damaged of a segment as it was written is no matter here: its runs have checksums.
+            _ => Ok(file),
+        }
     }
 
     /// Reads `out.len()` bytes from `from` bytes into the piece, and verifies every block they touch.
@@ -174,6 +192,8 @@ impl Blobs {
             .map_err(|e| {
                 if e.kind() == std::io::ErrorKind::UnexpectedEof {
                     self.damaged(piece, start, "the file is too short")
+                } else if e.kind() == std::io::ErrorKind::InvalidData {
+                    self.damaged(piece, start, &e.to_string())
                 } else {
                     Error::io("read", &self.path(piece.file), &e)
                 }
@@ -242,7 +262,7 @@ impl Blobs {
     }
 
     /// Removes an object file that no commit refers to.
-    pub fn discard(&self, path: &std::path::Path) {
+    pub fn discard(&self, path: &Path) {
         if let Err(error) = self.layout.fs.remove(path) {
             tracing::warn!(path = %path.display(), %error,
                 "cannot remove an object file that was not finished; nothing refers to it");
@@ -256,7 +276,7 @@ impl Blobs {
     }
 
     /// Makes an object file durable and immutable.
-    pub fn seal_object(&self, file: &dyn File, path: &std::path::Path) -> Result<()> {
+    pub fn seal_object(&self, file: &dyn File, path: &Path) -> Result<()> {
         file.seal().context("seal", path)?;
         if !planted(Bug::SkippedObjectSync) {
             file.sync_all().context("sync", path)?;

@@ -1,5 +1,5 @@
 //! What timelines and snapshots there are. All of it is kept in memory (a few hundred bytes each) and
-//! in the index as JSON rows: `t` + timeline id, `s` + snapshot id.
+//! in the index as JSON rows: `t` + timeline id, `s` + snapshot id, `g` + file id of a segment.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -8,12 +8,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::gc::Swept;
-use crate::ids::{Epoch, SnapshotId, TimelineId};
+use crate::ids::{Epoch, FileId, SnapshotId, TimelineId};
 use crate::index::lineage::Hop;
 use crate::log::frame::Row;
 
 const TIMELINE: u8 = b't';
 const SNAPSHOT: u8 = b's';
+const SEGMENT: u8 = b'g';
 /// Longest name of a timeline or snapshot in bytes.
 pub const MAX_CATALOG_NAME: usize = 1024;
 
@@ -125,6 +126,41 @@ pub(crate) struct SnapshotRecord {
     pub deleted: Option<Epoch>,
 }
 
+/// What the collector knows of a full segment of the log.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct SegmentRecord {
+    /// Version of this record's layout.
+    pub v: u8,
+    pub id: FileId,
+    /// Bytes that were needed of it when it was last looked at; `None` before that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub needed: Option<u64>,
+    /// Bytes of these that were given up since.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub given_up: u64,
+    /// What proves it since it was compacted, in hexadecimal; while that is being done also what it was before.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub digests: Vec<String>,
+}
+
+impl SegmentRecord {
+    /// Nothing is known.
+    pub fn new(id: FileId) -> Self {
+        Self {
+            v: CATALOG_VERSION,
+            id,
+            needed: None,
+            given_up: 0,
+            digests: Vec::new(),
+        }
+    }
+}
+
+fn is_zero(n: &u64) -> bool {
+    *n == 0
+}
+
 /// Newest layout of catalog records.
 pub(crate) const CATALOG_VERSION: u8 = 1;
 
@@ -133,6 +169,7 @@ pub(crate) const CATALOG_VERSION: u8 = 1;
 pub(crate) struct Catalog {
     pub timelines: HashMap<TimelineId, TimelineRecord>,
     pub snapshots: HashMap<SnapshotId, SnapshotRecord>,
+    pub segments: HashMap<FileId, SegmentRecord>,
     timeline_names: BTreeMap<String, TimelineId>,
     snapshot_names: BTreeMap<String, SnapshotId>,
 }
@@ -158,6 +195,10 @@ impl Catalog {
         match key.first() {
             Some(&TIMELINE) => self.put_timeline(serde_json::from_slice(value).map_err(bad)?),
             Some(&SNAPSHOT) => self.put_snapshot(serde_json::from_slice(value).map_err(bad)?),
+            Some(&SEGMENT) => {
+                let record: SegmentRecord = serde_json::from_slice(value).map_err(bad)?;
+                self.segments.insert(record.id, record);
+            }
             _ => return Err(Error::corrupt("a catalog record has an unknown key")),
         }
         Ok(())
@@ -268,6 +309,11 @@ pub(crate) fn timeline_row(record: &TimelineRecord) -> Result<Row> {
 /// The row that stores a record.
 pub(crate) fn snapshot_row(record: &SnapshotRecord) -> Result<Row> {
     row(SNAPSHOT, record.id.0, record)
+}
+
+/// The row that stores a record.
+pub(crate) fn segment_row(record: &SegmentRecord) -> Result<Row> {
+    row(SEGMENT, record.id.0, record)
 }
 
 fn row(tag: u8, id: [u8; 16], record: &impl Serialize) -> Result<Row> {

@@ -65,6 +65,11 @@ impl Unflushed {
         *self = Self::at(position, self.limit);
     }
 
+    /// The log up to here is in the index's files, or on the way there.
+    pub fn since(&self) -> Position {
+        self.since
+    }
+
     /// Counts one commit; says whether it is enough.
     pub fn add(&mut self, index: usize, end: Position) -> bool {
         self.index += index;
@@ -152,10 +157,9 @@ impl Flusher {
     }
 
     /// Returns when nothing is asked for.
-    #[cfg(test)]
     pub fn idle(&self) {
         let mut wishes = self.shared.wishes.lock();
-        while wishes.flush || wishes.busy {
+        while (wishes.flush || wishes.busy) && !wishes.stop {
             self.shared.changed.wait(&mut wishes);
         }
     }

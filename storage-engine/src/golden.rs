@@ -5,14 +5,17 @@
 use std::collections::BTreeMap;
 
 use crate::catalog::{
-    CATALOG_VERSION, Catalog, Origin, Quota, Settings, SnapshotRecord, TimelineRecord,
-    snapshot_row, timeline_row,
+    CATALOG_VERSION, Catalog, Origin, Quota, SegmentRecord, Settings, SnapshotRecord,
+    TimelineRecord, segment_row, snapshot_row, timeline_row,
 };
 use crate::files::types::{NodeKind, RequestId, Time};
 use crate::ids::{Epoch, FileId, Ino, Position, SnapshotId, TimelineId};
 use crate::index::dead::Dead;
 use crate::index::keys::RecordKey;
 use crate::index::records::{self, Chunk, Extent, Inode, NO_OBJECT, Record, UsageRecord};
+use crate::log::compacted::{
+    COMPACTED_HEADER_BYTES, CompactedHeader, KeptFrame, Mark, Meta, Piece, Stretch,
+};
 use crate::log::frame::{self, Header, Parts, Row};
 use crate::log::reader::Applied;
 use crate::log::segment::{SegmentHeader, segment_id};
@@ -288,6 +291,7 @@ fn rows() -> Vec<(&'static str, Row)> {
             },
         ),
         ("row-empty", Row::Empty),
+        ("row-skipped", Row::Skipped { count: 3 }),
         (
             "row-residue",
             Row::Residue {
@@ -301,6 +305,48 @@ fn rows() -> Vec<(&'static str, Row)> {
 
 fn residue() -> Vec<u8> {
     crate::gc::encode_residue(20_000, &[(10, 100)])
+}
+
+/// One frame with the row of an orphan, one piece of a run, one mark.
+fn compacted() -> Vec<u8> {
+    let id = segment_file();
+    let stretch = Stretch {
+        id,
+        base: Position(4096),
+        chain: [5; 32],
+        end: Position(8192),
+        end_chain: [9; 32],
+        seen: Position(65_536),
+    };
+    let mut meta = Meta {
+        marks: vec![Mark {
+            position: Position(5120),
+            chain: [7; 32],
+        }],
+        pieces: vec![Piece {
+            timeline: TIMELINE,
+            ino: 7,
+            chunk: 2,
+            run: 256,
+            length: 2_000,
+            from: 0,
+            take: 2_000,
+            at: 0,
+        }],
+        frames: vec![KeptFrame {
+            position: Position(4224),
+            epoch: EPOCH,
+            timeline: TIMELINE,
+            rows: vec![orphan_row()],
+        }],
+    };
+    let bytes = meta.encode(&stretch).unwrap();
+    let header = CompactedHeader::decode(&bytes).unwrap();
+    let decoded = header
+        .decode_meta(&bytes[COMPACTED_HEADER_BYTES..])
+        .unwrap();
+    assert_eq!(decoded, meta);
+    bytes
 }
 
 fn example_frame() -> Vec<u8> {
@@ -391,6 +437,7 @@ fn every_example_of_the_page_is_what_the_code_writes() {
     let mut written: BTreeMap<&str, Vec<u8>> = index_rows();
     written.insert("segment-header", segment_header().encode().to_vec());
     written.insert("frame", example_frame());
+    written.insert("compacted", compacted());
     written.insert("value-dead", dead().encode());
     written.insert("value-residue", residue());
     written.extend(
@@ -488,10 +535,17 @@ fn the_json_of_the_page_is_what_the_code_writes_and_reads() {
         labels: Default::default(),
         deleted: Some(EPOCH),
     };
+    let segment = SegmentRecord {
+        needed: Some(1_048_576),
+        given_up: 4096,
+        digests: vec!["0a".repeat(32)],
+        ..SegmentRecord::new(segment_file())
+    };
     let mut catalog = Catalog::default();
     for (name, row) in [
         ("catalog-timeline", timeline_row(&timeline).unwrap()),
         ("catalog-snapshot", snapshot_row(&snapshot).unwrap()),
+        ("catalog-segment", segment_row(&segment).unwrap()),
     ] {
         let Row::Catalog { key, value } = row else {
             panic!("a catalog row");
@@ -501,11 +555,17 @@ fn the_json_of_the_page_is_what_the_code_writes_and_reads() {
     }
     assert_eq!(catalog.timelines[&TIMELINE], timeline);
     assert_eq!(catalog.snapshots[&snapshot.id], snapshot);
+    assert_eq!(catalog.segments[&segment.id], segment);
     let text = serde_json::to_string_pretty(&store).unwrap();
     assert_eq!(page["store-json"], text);
     assert_eq!(
         page.keys().copied().collect::<Vec<_>>(),
-        ["catalog-snapshot", "catalog-timeline", "store-json"]
+        [
+            "catalog-segment",
+            "catalog-snapshot",
+            "catalog-timeline",
+            "store-json"
+        ]
     );
 }
 
@@ -538,12 +598,12 @@ fn thousands(n: u64) -> String {
 fn a_newer_format_is_refused_by_name() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store.json");
-    let newer = r#"{"format":3,"other":true}"#;
+    let newer = r#"{"format":4,"other":true}"#;
     let error = crate::store::parse(&path, newer.as_bytes()).unwrap_err();
     assert_eq!(error.kind(), crate::ErrorKind::UnsupportedFormat);
-    assert!(error.to_string().contains("format 3"), "{error}");
+    assert!(error.to_string().contains("format 4"), "{error}");
     let mut header = segment_header().encode();
-    header[7] = 2;
+    header[7] = 3;
     let sum = crc32c::crc32c(&header[..64]).to_be_bytes();
     header[64..68].copy_from_slice(&sum);
     let error = SegmentHeader::decode(&header).unwrap_err();

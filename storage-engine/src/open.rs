@@ -12,11 +12,11 @@ use serde::Serialize;
 use crate::blobs::Blobs;
 use crate::catalog::Catalog;
 use crate::engine::{CommitState, Engine, Inner, Options};
-use crate::error::{Error, Result};
+use crate::error::{Error, IoContext, Result};
 use crate::flush::{Flusher, Unflushed};
 use crate::gc::{Collector, Worker};
 use crate::ids::{Epoch, Position};
-use crate::log::reader::{self, Applied};
+use crate::log::reader::{self, Applied, SegmentFile};
 use crate::log::segment::segment_term;
 use crate::log::writer::{Claim, LogWriter};
 use crate::planted::{Bug, planted};
@@ -41,6 +41,26 @@ pub struct Recovery {
     pub index_rebuilt: bool,
     /// `store.json` was damaged or missing, and was written again from its copy.
     pub store_file_restored: bool,
+}
+
+/// Opens the index. One that is older than a compacted segment (it was put back by somebody, or an opening that was making it
+/// anew was cut short) cannot be brought up to date with what is left of the log: it is made anew. Says whether it was.
+fn open_index(layout: &Layout, segments: &[SegmentFile]) -> Result<(Index, bool)> {
+    let index = Index::open(&layout.index())?;
+    let applied = match index.applied()? {
+        Some((applied, _)) => applied.position,
+        None => return Ok((index, false)),
+    };
+    let older = |s: &&SegmentFile| s.compacted.as_ref().is_some_and(|c| applied < c.end);
+    let Some(segment) = segments.iter().find(older) else {
+        return Ok((index, false));
+    };
+    tracing::warn!(position = %applied, segment = %segment.path.display(),
+        "the index is older than what was compacted of the log; it is made anew from the log");
+    drop(index);
+    let path = layout.index();
+    std::fs::remove_dir_all(&path).context("remove", &path)?;
+    Ok((Index::open(&path)?, true))
 }
 
 impl Engine {
@@ -78,7 +98,9 @@ impl Engine {
         let found = store::open(&layout, options.create, &*options.ids)?;
         let store = found.store;
         let store_id = store::store_id(&store)?;
-        let index = Arc::new(Index::open(&layout.index())?);
+        let mut segments = reader::segments(&layout)?;
+        let (index, older) = open_index(&layout, &segments)?;
+        let index = Arc::new(index);
         let (applied, mut epoch) = index.applied()?.unwrap_or((
             Applied {
                 position: Position(0),
@@ -86,7 +108,6 @@ impl Engine {
             },
             Epoch(0),
         ));
-        let mut segments = reader::segments(&layout)?;
         // What is to be replayed is in the log's files, but nobody has said that it is on disk; the index
         // must never be ahead of it there. All segments but the last were synced before the next was made.
         if let Some(last) = segments.last()
@@ -98,29 +119,28 @@ impl Engine {
         let mut unflushed = Unflushed::at(applied.position, options.flush_bytes);
         let started = Instant::now();
         let mut recovery = Recovery {
-            index_rebuilt: (index_missing || index.thrown_away().is_some()) && !segments.is_empty(),
+            index_rebuilt: (index_missing || older || index.thrown_away().is_some())
+                && !segments.is_empty(),
             store_file_restored: found.restored,
             ..Recovery::default()
         };
-        let end = reader::replay(&mut segments, applied, |frame| {
-            epoch = epoch.max(frame.header.epoch);
-            let behind = Position(frame.header.position.0 + frame.header.total());
+        let end = reader::replay(&mut segments, applied, |step| {
+            epoch = epoch.max(step.epoch);
+            let behind = step.applied.position;
             let commit = Applying {
-                timeline: frame.header.timeline,
-                epoch: frame.header.epoch,
-                frame: frame.header.position,
+                timeline: step.timeline,
+                // What is left of a compacted segment may end before the epochs that it had.
+                epoch: if step.is_frame { step.epoch } else { epoch },
+                frame: step.frame,
                 rows: if planted(Bug::PositionAhead) && recovery.replayed_frames == 0 {
                     &[]
                 } else {
-                    &frame.rows
+                    &step.rows
                 },
-                applied: Applied {
-                    position: behind,
-                    chain: frame.header.chain,
-                },
+                applied: step.applied,
             };
-            recovery.replayed_bytes += frame.header.total();
-            recovery.replayed_frames += 1;
+            recovery.replayed_bytes += step.bytes;
+            recovery.replayed_frames += u64::from(step.is_frame);
             if unflushed.add(index.apply(&commit)?, behind) && unflushed.fits(&layout.root) {
                 index.flush(false)?;
                 unflushed.written_out(behind);

@@ -50,6 +50,10 @@ pub(crate) enum Bug {
     SyncRetried,
     /// What was appended during a sync counts as synced. Only the interleavings find it.
     AppendedDuringSync,
+    /// A compacted segment takes its place before it, and what its rows were left out for, is on the disk.
+    CompactedWithoutSync,
+    /// A compaction leaves rows out that take away what an earlier segment still sets.
+    RemovalForgotten,
     /// The bytes of a write that was cut short are not written again.
     ShortWriteAccepted,
 }

@@ -10,7 +10,7 @@ use crate::fs::Access;
 use crate::ids::Position;
 use crate::log::frame::{self, Chain};
 use crate::log::reader::{self, Applied, Found, Frame, SegmentFile};
-use crate::log::segment::{SEGMENT_HEADER_BYTES, SegmentHeader, parse_segment_name};
+use crate::log::segment::{SEGMENT_HEADER_BYTES, SegmentHeader, parse_segment_name, read_header};
 use crate::rocks::{Applying, Index};
 use crate::store::{self, Layout};
 use crate::{Engine, flush};
@@ -120,11 +120,7 @@ fn segments(layout: &Layout, repair: &mut Repair) -> Result<Vec<SegmentFile>> {
         let path = dir.join(&name);
         let file = layout.fs.open(&path, Access::Read).context("open", &path)?;
         let len = file.metadata().context("stat", &path)?.len;
-        let mut bytes = [0; SEGMENT_HEADER_BYTES];
-        let header = match file.read_exact_at(&mut bytes, 0) {
-            Ok(()) => SegmentHeader::decode(&bytes).map_err(|e| e.to_string()),
-            Err(e) => Err(e.to_string()),
-        };
+        let header = read_header(&*file, len).map_err(|e| e.to_string());
         let mut segment = SegmentFile {
             path,
             header: SegmentHeader {
@@ -135,9 +131,12 @@ fn segments(layout: &Layout, repair: &mut Repair) -> Result<Vec<SegmentFile>> {
             file,
             len,
             followed: false,
+            compacted: None,
         };
         match header {
-            Ok(header) => segment.header = header,
+            Ok((header, compacted)) => {
+                (segment.header, segment.compacted) = (header, compacted);
+            }
             Err(why) => {
                 let base = std::cell::Cell::new(None);
                 reader::any_frame(&segment, SEGMENT_HEADER_BYTES as u64, |at, h| {
@@ -177,6 +176,38 @@ fn replay(
             let what = format!("the log before it is missing from position {end} on");
             repair.lose(layout, segment, (0, 0), what);
             chain = None;
+        }
+        if let Some(header) = &segment.compacted {
+            let replayed = reader::replay_compacted(segment, header, |step| {
+                if step.is_frame {
+                    repair.frames += 1;
+                }
+                repair.position = step.applied.position;
+                let size = index.apply(&Applying {
+                    timeline: step.timeline,
+                    epoch: step.epoch,
+                    frame: step.frame,
+                    rows: &step.rows,
+                    applied: step.applied,
+                })?;
+                if unflushed.add(size, step.applied.position) {
+                    index.flush(true)?;
+                    unflushed.written_out(step.applied.position);
+                }
+                Ok(())
+            });
+            match replayed {
+                Ok(_) => {}
+                Err(e) if e.kind() == crate::ErrorKind::Corrupt => {
+                    let what = format!("{e}: what was left of them is lost");
+                    let length = header.end.0.saturating_sub(base.0);
+                    repair.lose(layout, segment, (0, length), what);
+                }
+                Err(e) => return Err(e),
+            }
+            chain = Some(header.end_chain);
+            end = end.max(header.end);
+            continue;
         }
         if segment.header.chain == reader::UNKNOWN_CHAIN {
             let header = SegmentHeader {

@@ -14,7 +14,7 @@ use crate::fs::{Access, FileSystem};
 use crate::planted::{Bug, planted};
 
 /// Newest format of a store that this version reads and writes.
-pub const FORMAT: u32 = 2;
+pub const FORMAT: u32 = 3;
 
 /// `store.json`: what a data directory is.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]

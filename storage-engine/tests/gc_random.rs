@@ -11,8 +11,31 @@ use std::path::Path;
 use storage_engine::objects::PutOptions;
 use storage_engine::*;
 
-/// Length of the files, in bytes: from ... to.
-const LENGTHS: (u64, u64) = (300 << 10, 1 << 20);
+/// What a run is made of.
+#[derive(Clone, Copy)]
+struct Kind {
+    /// Length of the files, in bytes: from ... to.
+    lengths: (u64, u64),
+    files: u64,
+    segment_bytes: u64,
+    /// What the end compares with: so many files of such a length.
+    last: (u64, usize),
+}
+
+const LARGE: Kind = Kind {
+    lengths: (300 << 10, 1 << 20),
+    files: 12,
+    segment_bytes: 4 << 20,
+    last: (24, 1 << 20),
+};
+
+/// Inline ones, and runs smaller and a little larger than what a file system gives back.
+const SMALL: Kind = Kind {
+    lengths: (50, 12 << 10),
+    files: 60,
+    segment_bytes: 512 << 10,
+    last: (1_500, 3_000),
+};
 
 struct Random(u64);
 
@@ -45,9 +68,9 @@ fn content((seed, len): (u64, usize)) -> Vec<u8> {
     out
 }
 
-fn open(dir: &Path) -> Engine {
+fn open(dir: &Path, kind: Kind) -> Engine {
     let options = Options {
-        segment_bytes: 4 << 20,
+        segment_bytes: kind.segment_bytes,
         ..Options::default()
     };
     Engine::open(dir, options).unwrap()
@@ -122,10 +145,10 @@ fn sound(engine: &Engine) -> CheckReport {
     report
 }
 
-fn run(seed: u64) {
+fn run(seed: u64, kind: Kind) {
     let mut random = Random(seed | 1);
     let dir = tempfile::tempdir().unwrap();
-    let mut engine = open(dir.path());
+    let mut engine = open(dir.path(), kind);
     let mut timelines: BTreeMap<TimelineId, Files> = BTreeMap::new();
     let mut snapshots: BTreeMap<SnapshotId, Files> = BTreeMap::new();
     let mut made = 0;
@@ -141,7 +164,12 @@ fn run(seed: u64) {
     // what the fork has replaced since.
     let keep = root(&engine, "root".into());
     timelines.insert(keep, Files::new());
-    for step in 0..260u64 {
+    let steps = if kind.lengths.1 < 1 << 20 {
+        1_500
+    } else {
+        260u64
+    };
+    for step in 0..steps {
         let ids: Vec<TimelineId> = timelines.keys().copied().collect();
         let pins: Vec<SnapshotId> = snapshots.keys().copied().collect();
         let timeline = random.pick(&ids).copied();
@@ -153,8 +181,8 @@ fn run(seed: u64) {
         };
         match (random.below(100), timeline) {
             (0..58, Some(t)) => {
-                let name = format!("f{}", random.below(12));
-                let len = LENGTHS.0 + random.below(LENGTHS.1 - LENGTHS.0);
+                let name = format!("f{}", random.below(kind.files));
+                let len = kind.lengths.0 + random.below(kind.lengths.1 - kind.lengths.0);
                 let what = (seed.wrapping_add(step), len as usize);
                 put(&volume(&engine, Point::Now(t)), &name, what);
                 timelines.get_mut(&t).unwrap().insert(name, what);
@@ -226,7 +254,7 @@ fn run(seed: u64) {
                 if how == 1 {
                     std::fs::remove_dir_all(dir.path().join("index")).unwrap();
                 }
-                engine = open(dir.path());
+                engine = open(dir.path(), kind);
                 for (t, files) in &timelines {
                     compare(&engine, Point::Now(*t), files);
                 }
@@ -258,17 +286,21 @@ fn run(seed: u64) {
     // What is left gets files of a known size, on both ways, so that there is something to compare with.
     {
         let v = volume(&engine, Point::Now(keep));
-        for n in 0..24u64 {
-            let name = format!("last{n:02}");
-            let what = (seed.wrapping_add(1_000 + n), 1 << 20);
+        for n in 0..kind.last.0 {
+            let name = format!("last{n:03}");
+            let what = (seed.wrapping_add(10_000 + n), kind.last.1);
             put(&v, &name, what);
             timelines.get_mut(&keep).unwrap().insert(name, what);
         }
     }
     engine.gc(GcOptions::default()).unwrap();
     engine.close().unwrap();
-    engine = open(dir.path());
-    engine.gc(GcOptions::default()).unwrap();
+    engine = open(dir.path(), kind);
+    let all = GcOptions {
+        full: true,
+        ..GcOptions::default()
+    };
+    let compacted = engine.gc(all).unwrap().compacted;
     let files = &timelines[&keep];
     compare(&engine, Point::Now(keep), files);
     let report = sound(&engine);
@@ -276,7 +308,7 @@ fn run(seed: u64) {
     let usage = engine.usage(keep).unwrap();
     engine.close().unwrap();
     let fresh = tempfile::tempdir().unwrap();
-    let engine = open(fresh.path());
+    let engine = open(fresh.path(), kind);
     {
         let id = root(&engine, "fresh".into());
         let v = volume(&engine, Point::Now(id));
@@ -288,7 +320,7 @@ fn run(seed: u64) {
     let stored = |dir: &Path| size(&dir.join("log")) + size(&dir.join("objects"));
     let (left, right) = (stored(dir.path()), stored(fresh.path()));
     println!(
-        "seed {seed}: {left} bytes are left, freshly written {right}: {:.3}; {usage:?}",
+        "seed {seed}: {left} bytes are left, freshly written {right}: {:.3}, {compacted} segments compacted at the end; {usage:?}",
         left as f64 / right as f64
     );
     assert!(
@@ -299,6 +331,15 @@ fn run(seed: u64) {
 
 #[test]
 fn large_files_leave_no_more_than_they_take() {
+    seeds(LARGE, 3);
+}
+
+#[test]
+fn small_files_leave_no_more_than_they_take() {
+    seeds(SMALL, 3);
+}
+
+fn seeds(kind: Kind, cases: u64) {
     let number = |name| std::env::var(name).ok().map(|s: String| s.parse().unwrap());
     let first: u64 = number("ANABRANCH_SEED").unwrap_or_else(|| {
         std::time::SystemTime::now()
@@ -307,8 +348,8 @@ fn large_files_leave_no_more_than_they_take() {
             .as_nanos() as u64
             % 1_000_000_000
     });
-    for seed in first..first + number("ANABRANCH_CASES").unwrap_or(3) {
+    for seed in first..first + number("ANABRANCH_CASES").unwrap_or(cases) {
         println!("ANABRANCH_SEED={seed}");
-        run(seed);
+        run(seed, kind);
     }
 }

@@ -126,6 +126,9 @@ pub enum Command {
     Gc {
         /// Only tells what would be done.
         dry_run: bool,
+        /// Compacts the log as far as it goes.
+        #[serde(default)]
+        full: bool,
     },
     /// Bytes and inodes of timelines.
     Du {

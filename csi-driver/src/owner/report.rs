@@ -247,6 +247,9 @@ pub struct GcEnd {
     pub returned_bytes: u64,
     /// Files that were removed.
     pub objects: u64,
+    /// Segments of the log that were compacted.
+    #[serde(default)]
+    pub compacted: u64,
     /// Superseded bytes that are kept, for the reasons in the rows.
     pub kept_bytes: u64,
 }

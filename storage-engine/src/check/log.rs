@@ -2,14 +2,14 @@
 
 use std::collections::HashMap;
 
-use crate::catalog::Catalog;
 use crate::error::Result;
 use crate::fs::{Access, FileSystem};
-use crate::ids::{Epoch, FileId, Position};
+use crate::ids::{Epoch, FileId, Position, TimelineId};
 use crate::index::keys::{tag, version_key};
+use crate::log::compacted::{self, CompactedHeader};
 use crate::log::frame::{self, Chain, HEADER_BYTES, Header, Row};
 use crate::log::reader::{self, SegmentFile};
-use crate::log::segment::{SEGMENT_HEADER_BYTES, SegmentHeader, parse_segment_name};
+use crate::log::segment::{SEGMENT_HEADER_BYTES, SegmentHeader, parse_segment_name, read_header};
 
 use super::report::{CheckPhase, FindingKind, Place};
 use super::{Check, Cut};
@@ -38,6 +38,14 @@ struct Walk<'c> {
     /// The newest row of each catalog key.
     catalog: HashMap<Vec<u8>, Vec<u8>>,
     index_readable: bool,
+}
+
+/// Whose rows these are, and where they stand in the log.
+#[derive(Clone, Copy)]
+struct At {
+    timeline: TimelineId,
+    epoch: Epoch,
+    position: Position,
 }
 
 /// A version that the index has not as a frame says.
@@ -233,6 +241,11 @@ impl Check<'_> {
                 "it does not continue the segment before it: the chain is broken",
             );
         }
+        if let Some(header) = &segment.compacted {
+            self.check_compacted(cut, segment, header, walk);
+            progress(CheckPhase::Log, walk.at.0, Some(cut.end.0));
+            return;
+        }
         if segment.header.chain != reader::UNKNOWN_CHAIN {
             walk.chain = Some(segment.header.chain);
         }
@@ -266,8 +279,8 @@ impl Check<'_> {
         walk: &mut Walk<'_>,
     ) -> Result<u64> {
         let base = segment.header.base.0;
-        let read =
-            read_head(segment, offset).map_err(|e| crate::Error::io("read", &segment.path, &e))?;
+        let read = reader::read_head(segment, offset)
+            .map_err(|e| crate::Error::io("read", &segment.path, &e))?;
         let (header, bytes, rows) = match read {
             Ok(head) => head,
             Err(why) => {
@@ -361,16 +374,12 @@ impl Check<'_> {
                         "it changes a timeline without writing its totals".into(),
                     );
                 }
-                if walk.index_readable
-                    && let Err(e) = self.compare_rows(cut, &header, &rows, walk)
-                {
-                    walk.index_readable = false;
-                    self.findings.error(
-                        FindingKind::IndexUnreadable,
-                        Place::WholeIndex,
-                        format!("{e}; it was not compared with the log any further"),
-                    );
-                }
+                let at = At {
+                    timeline: header.timeline,
+                    epoch: header.epoch,
+                    position: header.position,
+                };
+                self.compare_frame(cut, at, &rows, walk);
             }
             Err(e) => complain(&mut self.findings, e.to_string()),
         }
@@ -397,11 +406,105 @@ impl Check<'_> {
         }
     }
 
+    /// What is left of a stretch of the log: that it is what the collector made of it, and what the index holds of it.
+    fn check_compacted(
+        &mut self,
+        cut: &Cut,
+        segment: &SegmentFile,
+        header: &CompactedHeader,
+        walk: &mut Walk<'_>,
+    ) {
+        let place = self.file_place(&segment.path, Some(0));
+        let digest = hex::encode(header.digest());
+        let record = cut.catalog.segments.get(&header.id);
+        if !record.is_some_and(|r| r.digests.contains(&digest)) {
+            self.findings.error(
+                FindingKind::Log,
+                place.clone(),
+                "no commit says that the collector made this compacted segment: its digest is another",
+            );
+        }
+        self.counts.compacted += 1;
+        match compacted::damaged_header(&*segment.file, header) {
+            Ok(None) => {}
+            Ok(Some(at)) => {
+                let place = self.file_place(&segment.path, Some(at));
+                let what = "one of the two headers of this compacted segment is damaged";
+                self.findings.error(FindingKind::Log, place, what);
+            }
+            Err(e) => {
+                self.findings
+                    .error(FindingKind::Log, place.clone(), e.to_string());
+            }
+        }
+        (walk.at, walk.chain) = (header.end, Some(header.end_chain));
+        let meta = match header.meta(&*segment.file) {
+            Ok(meta) => meta,
+            Err(e) => {
+                let at = self.findings.error(FindingKind::Log, place, e.to_string());
+                let what = format!(
+                    "the commits from position {} to {}",
+                    header.base, header.end
+                );
+                self.findings.affects(at, what);
+                walk.chain = None;
+                return;
+            }
+        };
+        if let Some(p) = meta
+            .pieces
+            .iter()
+            .find(|p| p.at + u64::from(p.take) > segment.len)
+        {
+            let what = format!(
+                "it ends before the bytes that it stores at offset {} do",
+                p.at
+            );
+            self.findings.error(FindingKind::Log, place, what);
+        }
+        while let Some(&(position, snapshot)) = walk.digests.get(walk.next_digest) {
+            if position > header.end.0 {
+                break;
+            }
+            walk.next_digest += 1;
+            let mark = meta.chain_at(Position(position), header);
+            if mark.is_none_or(|chain| hex::encode(chain) != snapshot.digest) {
+                self.digest_differs(snapshot);
+            }
+        }
+        for f in &meta.frames {
+            if f.epoch != walk.epoch {
+                self.settle(walk);
+                walk.epoch = f.epoch;
+            }
+            self.counts.frames += 1;
+            let at = At {
+                timeline: f.timeline,
+                epoch: f.epoch,
+                position: f.position,
+            };
+            self.compare_frame(cut, at, &f.rows, walk);
+        }
+    }
+
+    fn compare_frame(&mut self, cut: &Cut, at: At, rows: &[Row], walk: &mut Walk<'_>) {
+        if walk.index_readable
+            && let Err(e) = self.compare_rows(cut, at, rows, walk)
+        {
+            walk.index_readable = false;
+            self.findings.error(
+                FindingKind::IndexUnreadable,
+                Place::WholeIndex,
+                format!("{e}; it was not compared with the log any further"),
+            );
+        }
+    }
+
     /// Compares the rows of a frame with what the index holds.
     fn compare_rows(
         &mut self,
         cut: &Cut,
-        header: &Header,
+        header: At,
         rows: &[Row],
         walk: &mut Walk<'_>,
     ) -> Result<()> {
@@ -418,6 +521,7 @@ impl Check<'_> {
                 }
                 // A later answer may have taken the slot; a residue is an aid, and no promise.
                 Row::Reply { .. } | Row::Residue { .. } => {}
+                Row::Skipped { count } => number += count,
                 // Nothing of it is left to be compared.
                 _ if dropped => {}
                 Row::Empty => {
@@ -509,6 +613,17 @@ impl Check<'_> {
         }
     }
 
+    fn digest_differs(&mut self, snapshot: &crate::catalog::SnapshotRecord) {
+        self.findings.error(
+            FindingKind::Digest,
+            snapshot_place(snapshot),
+            format!(
+                "its digest {} is not that of the log up to position {}",
+                snapshot.digest, snapshot.position
+            ),
+        );
+    }
+
     /// Compares the digests of snapshots whose position has been reached.
     fn pass_digests(&mut self, walk: &mut Walk<'_>) {
         while let Some(&(position, snapshot)) = walk.digests.get(walk.next_digest) {
@@ -521,64 +636,7 @@ impl Check<'_> {
                     .chain
                     .is_some_and(|chain| hex::encode(chain) == snapshot.digest);
             if !matches {
-                self.findings.error(
-                    FindingKind::Digest,
-                    snapshot_place(snapshot),
-                    format!(
-                        "its digest {} is not that of the log up to position {position}",
-                        snapshot.digest
-                    ),
-                );
-            }
-        }
-    }
-
-    /// The catalog in memory is what the newest rows of the log say.
-    fn compare_catalog(&mut self, cut: &Cut, rows: &HashMap<Vec<u8>, Vec<u8>>) {
-        let mut logged = Catalog::default();
-        for (key, value) in rows {
-            if let Err(e) = logged.load(key, value) {
-                self.findings.error(
-                    FindingKind::Catalog,
-                    key_place("catalog", key),
-                    e.to_string(),
-                );
-            }
-        }
-        for (id, record) in &cut.catalog.timelines {
-            if logged.timelines.get(id) != Some(record) {
-                self.findings.error(
-                    FindingKind::Catalog,
-                    key_place("catalog", &[b"t", &id.0[..]].concat()),
-                    format!("timeline {} is not what the log says", record.name),
-                );
-            }
-        }
-        for (id, record) in &cut.catalog.snapshots {
-            if logged.snapshots.get(id) != Some(record) {
-                self.findings.error(
-                    FindingKind::Catalog,
-                    key_place("catalog", &[b"s", &id.0[..]].concat()),
-                    format!("snapshot {} is not what the log says", record.name),
-                );
-            }
-        }
-        for record in logged.timelines.values() {
-            if !cut.catalog.timelines.contains_key(&record.id) {
-                self.findings.error(
-                    FindingKind::Catalog,
-                    key_place("catalog", &[b"t", &record.id.0[..]].concat()),
-                    format!("the log has timeline {}, the index has not", record.name),
-                );
-            }
-        }
-        for record in logged.snapshots.values() {
-            if !cut.catalog.snapshots.contains_key(&record.id) {
-                self.findings.error(
-                    FindingKind::Catalog,
-                    key_place("catalog", &[b"s", &record.id.0[..]].concat()),
-                    format!("the log has snapshot {}, the index has not", record.name),
-                );
+                self.digest_differs(snapshot);
             }
         }
     }
@@ -598,36 +656,6 @@ pub(super) fn key_place(what: &str, key: &[u8]) -> Place {
     }
 }
 
-type Head = (Header, [u8; HEADER_BYTES], Vec<u8>);
-
-/// The header and rows at an offset if they are whole; otherwise why not.
-fn read_head(
-    segment: &SegmentFile,
-    offset: u64,
-) -> std::io::Result<std::result::Result<Head, &'static str>> {
-    let mut bytes = [0; HEADER_BYTES];
-    if offset + HEADER_BYTES as u64 > segment.len {
-        return Ok(Err("the file is cut short"));
-    }
-    segment.file.read_exact_at(&mut bytes, offset)?;
-    let Some(header) = Header::decode(&bytes) else {
-        return Ok(Err("there is no frame header"));
-    };
-    if offset + header.total() > segment.len {
-        return Ok(Err("the frame is cut short, or its length is damaged"));
-    }
-    let mut rows = vec![0; header.rows_len as usize];
-    let rows_at = offset + HEADER_BYTES as u64 + u64::from(header.data_len);
-    segment.file.read_exact_at(&mut rows, rows_at)?;
-    if !header.intact(&bytes, &rows) {
-        return Ok(Err("the frame does not match its checksum"));
-    }
-    if header.position.0 != segment.header.base.0 + offset {
-        return Ok(Err("the frame belongs to another position"));
-    }
-    Ok(Ok((header, bytes, rows)))
-}
-
 /// Opens a segment without changing anything; a text says what is wrong with it.
 pub(super) fn open_segment(
     fs: &dyn FileSystem,
@@ -641,11 +669,8 @@ pub(super) fn open_segment(
         .metadata()
         .map_err(|e| format!("it cannot be looked at: {e}"))?
         .len;
-    let mut bytes = [0; SEGMENT_HEADER_BYTES];
-    file.read_exact_at(&mut bytes, 0)
-        .map_err(|e| format!("its header cannot be read: {e}"))?;
-    let decoded = SegmentHeader::decode(&bytes);
-    if decoded.as_ref().is_ok_and(|header| header.id != id) {
+    let decoded = read_header(&*file, len);
+    if decoded.as_ref().is_ok_and(|(header, _)| header.id != id) {
         return Err("its header names another segment: it was renamed".into());
     }
     let mut segment = SegmentFile {
@@ -658,10 +683,11 @@ pub(super) fn open_segment(
         file,
         len,
         followed: false,
+        compacted: None,
     };
     match decoded {
-        Ok(header) => {
-            segment.header = header;
+        Ok((header, compacted)) => {
+            (segment.header, segment.compacted) = (header, compacted);
             Ok((segment, None))
         }
         Err(e) => match reader::place_by_first_frame(&segment) {

@@ -13,6 +13,7 @@
 //! newest of each timeline, snapshots, fork cutoffs) walked once; timelines that have not written
 //! since their cutoff share its state and cost a few reads.
 
+mod catalog;
 mod log;
 mod report;
 mod rows;

@@ -163,7 +163,9 @@ impl fmt::Display for Finding {
 pub struct CheckCounts {
     /// Segments of the log.
     pub segments: u64,
-    /// Frames of the log.
+    /// Of these, compacted ones.
+    pub compacted: u64,
+    /// Frames of the log, as far as something of them is left.
     pub frames: u64,
     /// Bytes of the log up to the cut.
     pub log_bytes: u64,

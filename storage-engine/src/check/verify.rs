@@ -20,6 +20,9 @@ pub struct Verified {
     pub position: Position,
     /// Segments read.
     pub segments: u64,
+    /// Of these, segments that the collector has compacted: what it left out of them cannot be read any more, and the chain
+    /// behind them says that it was the collector.
+    pub compacted: u64,
     /// Commits read.
     pub frames: u64,
 }
@@ -67,6 +70,7 @@ impl Engine {
             digest,
             position: end,
             segments: 0,
+            compacted: 0,
             frames: 0,
         };
         for (n, (segment, damage)) in segments.iter().enumerate() {
@@ -81,6 +85,34 @@ impl Engine {
                     "{} does not continue the log at position {at}: a segment was removed, replaced or moved",
                     segment.path.display()
                 )));
+            }
+            if let Some(header) = &segment.compacted {
+                let vouched = |why: String| {
+                    Error::corrupt(format!(
+                        "{} is not what the collector made of it: {why}; the commits from position {} to {} are affected",
+                        segment.path.display(),
+                        header.base,
+                        header.end
+                    ))
+                };
+                let known = inner.catalog.read().segments.get(&header.id).cloned();
+                if !known.is_some_and(|r| r.digests.contains(&hex::encode(header.digest()))) {
+                    return Err(vouched("no commit has its digest".into()));
+                }
+                let meta = header
+                    .meta(&*segment.file)
+                    .map_err(|e| vouched(e.to_string()))?;
+                verified.segments += 1;
+                verified.compacted += 1;
+                verified.frames += meta.frames.len() as u64;
+                let reached = end.min(header.end);
+                let Some(there) = meta.chain_at(reached, header) else {
+                    return Err(vouched(format!(
+                        "it has no chain for position {reached}, which snapshot {name} needs"
+                    )));
+                };
+                (at, chain) = (reached, there);
+                continue;
             }
             let full = n + 1 < segments.len();
             let mut offset = SEGMENT_HEADER_BYTES as u64;

@@ -60,7 +60,14 @@ pub(super) fn all() -> BTreeMap<&'static str, Seeds> {
     let mut segments = reader::segments(&layout).unwrap();
     for (n, segment) in segments.iter().enumerate() {
         let bytes = std::fs::read(&segment.path).unwrap();
-        add("segment-header", format!("{n}"), bytes[..128].to_vec());
+        match &segment.compacted {
+            Some(header) => {
+                // Without the bytes of runs.
+                let meta = header.meta_bytes().min(bytes.len());
+                add("compacted", format!("{n}"), bytes[..meta].to_vec());
+            }
+            None => add("segment-header", format!("{n}"), bytes[..128].to_vec()),
+        }
         let name = segment.path.file_name().unwrap().to_str().unwrap();
         add("names", format!("segment-{n}"), name.as_bytes().to_vec());
         add("segment", format!("{n}"), bytes);
@@ -71,14 +78,17 @@ pub(super) fn all() -> BTreeMap<&'static str, Seeds> {
         chain: [0; 32],
     };
     let mut count = 0;
-    reader::replay(&mut segments, start, |frame| {
+    reader::replay(&mut segments, start, |step| {
         count += 1;
-        let encoded = frame::encode_rows(&frame.rows);
-        let tags: Vec<String> = frame.rows.iter().map(tag).collect();
+        if step.rows.is_empty() {
+            return Ok(());
+        }
+        let encoded = frame::encode_rows(&step.rows);
+        let tags: Vec<String> = step.rows.iter().map(tag).collect();
         let mut kinds = tags.clone();
         kinds.dedup();
         add("rows", kinds.join("-").chars().take(60).collect(), encoded);
-        for (row, tag) in frame.rows.iter().zip(tags) {
+        for (row, tag) in step.rows.iter().zip(tags) {
             match row {
                 Row::Record { key, value } => {
                     let mut both = vec![key.len() as u8];
@@ -86,11 +96,7 @@ pub(super) fn all() -> BTreeMap<&'static str, Seeds> {
                     both.extend_from_slice(value);
                     add("key", tag.clone(), key.clone());
                     add("record", format!("{tag}-{}", value.len().min(40)), both);
-                    let version = crate::index::keys::version_key(
-                        frame.header.timeline,
-                        key,
-                        frame.header.epoch,
-                    );
+                    let version = crate::index::keys::version_key(step.timeline, key, step.epoch);
                     add("version-key", tag, version);
                 }
                 Row::Dead { value } | Row::Residue { value, .. } if !value.is_empty() => {
@@ -109,7 +115,8 @@ pub(super) fn all() -> BTreeMap<&'static str, Seeds> {
     })
     .unwrap();
     assert!(count > 10);
-    let first = std::fs::read(&segments[0].path).unwrap();
+    let written = segments.iter().find(|s| s.compacted.is_none()).unwrap();
+    let first = std::fs::read(&written.path).unwrap();
     let head = &first[128..];
     add(
         "frame-header",
@@ -131,6 +138,7 @@ fn tag(row: &Row) -> String {
         Row::Drop { .. } => "drop".into(),
         Row::Free { .. } => "free".into(),
         Row::Empty => "empty".into(),
+        Row::Skipped { .. } => "skipped".into(),
         Row::Residue { .. } => "residue".into(),
     }
 }
@@ -206,6 +214,10 @@ fn history(engine: &Engine) {
     write(0, 20_000);
     engine.delete_timeline(fork).unwrap();
     engine.delete_snapshot(snapshot).unwrap();
-    engine.gc(crate::gc::GcOptions::default()).unwrap();
+    let all = crate::gc::GcOptions {
+        full: true,
+        ..crate::gc::GcOptions::default()
+    };
+    engine.gc(all).unwrap();
     write(100, 10);
 }

@@ -10,21 +10,26 @@
 //! 3. Bytes are given back first ([`space`]), and then a frame says so: it drops the versions, frees the
 //!    deadlist records, and corrects the totals, all at once. A crash in between gives them back again.
 //! 4. What was gone by is remembered in the catalog.
+//! 5. Segments of which most is garbage by now are compacted ([`compact`]).
 //!
 //! # Guarantees
 //! States that are pinned by a snapshot, a fork, retention or a reader ([`crate::leases`]) show the same
 //! before, while and after. No lock is held while pages are read or bytes given back. The cost follows what
 //! has died, and what was changed since a cutoff that went; not what lives.
 
+mod compact;
+#[cfg(test)]
+mod compact_tests;
 pub(crate) mod cutoffs;
 mod report;
+mod segments;
 mod space;
 mod sweep;
 #[cfg(test)]
 pub(crate) mod tests;
 mod worker;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 pub use cutoffs::KeptBy;
 pub(crate) use cutoffs::Swept;
@@ -46,6 +51,7 @@ use crate::log::writer::Claim;
 use crate::timeline::NO_TIMELINE;
 use cutoffs::Pins;
 use report::KeptList;
+use segments::Segments;
 use space::Space;
 use sweep::{Pace, Run};
 
@@ -58,6 +64,8 @@ pub(crate) struct Collector {
     waiting: HashSet<FileId>,
     /// None was made since the store was opened.
     first: bool,
+    /// The segments of the log.
+    segments: Segments,
     /// Tests let a collection fail at this of its steps.
     #[cfg(test)]
     pub fail_at: Option<u64>,
@@ -68,6 +76,7 @@ impl Collector {
         Self {
             waiting: HashSet::new(),
             first: true,
+            segments: Segments::default(),
             #[cfg(test)]
             fail_at: None,
         }
@@ -96,8 +105,14 @@ impl Engine {
             // Everything before the segment that is being written is known to be durable.
             Some(inner.commit.lock().log.place(Claim::Freeing)?.segment)
         };
+        let mut segments = std::mem::take(&mut collector.segments);
+        segments.refresh(inner)?;
         let mut run = Run {
             inner,
+            segments,
+            lost: HashMap::new(),
+            looked_at: HashMap::new(),
+            looked: 0,
             catalog: &catalog,
             pins: &pins,
             closed,
@@ -145,6 +160,10 @@ impl Engine {
             collector.first = false;
             collector.waiting.extend(run.space.waiting.drain());
         }
+        // All that was dropped is in the index by now.
+        let newest = inner.commit.lock().log.current();
+        run.compact(newest)?;
+        collector.segments = std::mem::take(&mut run.segments);
         let (mut report, returned) = (run.report, run.space.returned);
         report.returned_bytes = returned.bytes;
         report.objects = returned.objects;
@@ -155,6 +174,7 @@ impl Engine {
             bytes = report.bytes,
             returned = report.returned_bytes,
             objects = report.objects,
+            compacted = report.compacted,
             dry_run = report.dry_run,
             "collected"
         );
@@ -316,7 +336,7 @@ impl Inner {
                 let page = self.index.residues_page(file, after.as_deref(), PAGE)?;
                 let Some((last, _)) = page.last() else { break };
                 after = Some(last.clone());
-                let rows = run.space.retry(&page)?;
+                let rows = run.space.retry(&page, &run.segments)?;
                 run.space.settle()?;
                 if !rows.is_empty() {
                     let epoch = self.shared_epoch();

@@ -20,6 +20,8 @@ use crate::index::records::{INLINE, SUM_BYTES};
 use crate::log::frame::Row;
 use crate::planted::{Bug, planted};
 
+use super::segments::Segments;
+
 /// The file system gives back whole blocks.
 const BLOCK: u64 = crate::log::reader::GIVEN_BACK_BYTES;
 
@@ -75,7 +77,7 @@ impl<'a> Space<'a> {
 
     /// Gives pieces back as far as their blocks allow; the rows remember the rest. Doing it again does
     /// no harm. Cost: a look-up for each run, and a call for each stretch of blocks.
-    pub fn give(&mut self, pieces: &[Piece]) -> Result<Vec<Row>> {
+    pub fn give(&mut self, pieces: &[Piece], segments: &Segments) -> Result<Vec<Row>> {
         let mut runs: BTreeMap<(FileId, u64), (u32, Given)> = BTreeMap::new();
         for p in pieces.iter().filter(|p| p.file != INLINE && p.take > 0) {
             let run = runs
@@ -98,6 +100,9 @@ impl<'a> Space<'a> {
             let rest = if is_object(file) {
                 self.objects.insert(file);
                 given
+            } else if segments.is_compacted(file) {
+                // It gets no holes: when enough of it was given up, it is compacted again.
+                Given::new()
             } else if self.writing == Some(file) {
                 self.waiting.insert(file);
                 given
@@ -127,7 +132,7 @@ impl<'a> Space<'a> {
     }
 
     /// Gives back what waited for a segment to be full, and now is.
-    pub fn retry(&mut self, page: &[(Vec<u8>, Vec<u8>)]) -> Result<Vec<Row>> {
+    pub fn retry(&mut self, page: &[(Vec<u8>, Vec<u8>)], segments: &Segments) -> Result<Vec<Row>> {
         let mut pieces = Vec::new();
         for (key, value) in page {
             let mut r = Reader::new(key, "a residue's key");
@@ -141,7 +146,7 @@ impl<'a> Space<'a> {
                 take: to - from,
             }));
         }
-        self.give(&pieces)
+        self.give(&pieces, segments)
     }
 
     /// Removes an object file if all of it was given up. `page` are all its residues. Whoever has it open reads

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::catalog::{Catalog, timeline_row};
 use crate::engine::Inner;
 use crate::error::{ErrorKind, Result};
-use crate::ids::{Epoch, TimelineId};
+use crate::ids::{Epoch, FileId, TimelineId};
 use crate::index::dead::Dead;
 use crate::index::keys::{EPOCH_LEN, RecordKey, TIMELINE_LEN, split_version_key, tag};
 use crate::index::lineage::{self, Lineage};
@@ -16,6 +16,7 @@ use crate::usage::Bytes;
 
 use super::cutoffs::{Pins, Window};
 use super::report::{GcOptions, GcReport, KeptList};
+use super::segments::Segments;
 use super::space::{Piece, Space};
 
 /// Rows read at once.
@@ -38,6 +39,13 @@ pub(super) struct Run<'a> {
     /// What one timeline gave up, where a piece may come up twice: as superseded, and as left behind by what
     /// is gone itself. Memory: some 20 bytes for each piece.
     pub gone: Option<Bytes>,
+    pub segments: Segments,
+    /// Bytes that were given up of segments, about.
+    pub lost: HashMap<FileId, u64>,
+    /// Segments that were looked at, and how many bytes of each are needed.
+    pub looked_at: HashMap<FileId, u64>,
+    /// Rows looked at since the pace was kept last.
+    pub looked: usize,
     #[cfg(test)]
     pub left: Option<u64>,
 }
@@ -264,13 +272,13 @@ impl Run<'_> {
                     && records::is_tombstone(row)
                     && !self.shows_through(window, relative)?
                 {
-                    self.drop_version(relative, *birth, batch);
+                    self.drop_version(relative, *birth, row, batch);
                     continue;
                 }
                 before = Some(version);
                 continue;
             }
-            self.drop_version(relative, *birth, batch);
+            self.drop_version(relative, *birth, row, batch);
             if death.is_none() {
                 self.left_behind(relative, row, pins.top(n).max(window.lo), batch)?;
             }
@@ -282,8 +290,27 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn drop_version(&mut self, relative: &[u8], epoch: Epoch, batch: &mut Batch) {
+    /// So many bytes of a segment are needed no more.
+    fn lose(&mut self, segment: Option<FileId>, bytes: usize) {
+        if let Some(id) = segment {
+            *self.lost.entry(id).or_default() += bytes as u64;
+        }
+    }
+
+    fn lose_version(&mut self, key: &[u8], epoch: Epoch, row: &[u8]) {
+        let segment = self.segments.of_epoch(epoch).map(|k| k.id);
+        self.lose(segment, key.len() + row.len());
+    }
+
+    fn lose_pieces(&mut self, pieces: &[Piece]) {
+        for p in pieces.iter().filter(|p| !crate::blobs::is_object(p.file)) {
+            self.lose(Some(p.file), p.take as usize);
+        }
+    }
+
+    fn drop_version(&mut self, relative: &[u8], epoch: Epoch, row: &[u8], batch: &mut Batch) {
         self.report.versions += 1;
+        self.lose_version(relative, epoch, row);
         batch.rows.push(Row::Drop {
             key: relative.to_vec(),
             epoch,
@@ -372,6 +399,7 @@ impl Run<'_> {
                     continue;
                 }
                 self.count(u64::from(dead.take), |gone| gone.add_dead(key.death, &dead));
+                self.lose(self.segments.at(key.frame).map(|k| k.id), value.len());
                 batch.rows.push(Row::Free {
                     death: key.death,
                     frame: key.frame,
@@ -401,6 +429,7 @@ impl Run<'_> {
             for (key, value) in &page {
                 let dead = Dead::decode(value)?;
                 self.count(u64::from(dead.take), |gone| gone.add_dead(key.death, &dead));
+                self.lose(self.segments.at(key.frame).map(|k| k.id), value.len());
                 if dead.file != INLINE {
                     batch.pieces.push(piece(&dead));
                 }
@@ -419,6 +448,7 @@ impl Run<'_> {
             for (key, row) in &page {
                 self.report.versions += 1;
                 let (_, key, epoch) = split_version_key(key)?;
+                self.lose_version(key, epoch, row);
                 // The newest of each window comes first; what it does not hold of older ones is in the deadlist.
                 let window = pins.window_of(epoch);
                 if !newer
@@ -456,7 +486,8 @@ impl Run<'_> {
             batch.pieces.clear();
             return Ok(());
         }
-        let rows = self.space.give(&batch.pieces)?;
+        self.lose_pieces(&batch.pieces);
+        let rows = self.space.give(&batch.pieces, &self.segments)?;
         batch.pieces.clear();
         self.step_point()?;
         if !rows.is_empty() {
@@ -474,7 +505,7 @@ impl Run<'_> {
         self.rest(records)
     }
 
-    fn rest(&mut self, records: usize) -> Result<()> {
+    pub(super) fn rest(&mut self, records: usize) -> Result<()> {
         self.inner.check_open()?;
         self.pace.take(records);
         Ok(())
@@ -489,7 +520,8 @@ impl Run<'_> {
         }
         let mut rows = batch.rows;
         self.step_point()?;
-        rows.extend(self.space.give(&batch.pieces)?);
+        self.lose_pieces(&batch.pieces);
+        rows.extend(self.space.give(&batch.pieces, &self.segments)?);
         self.space.settle()?;
         self.step_point()?;
         let inner = self.inner;

@@ -49,7 +49,7 @@ fn copy_file(from: &Path, to: &Path) {
     fs::set_permissions(to, meta.permissions()).unwrap();
 }
 
-fn put(v: &Volume, name: &str, seed: u8, len: usize) {
+pub(super) fn put(v: &Volume, name: &str, seed: u8, len: usize) {
     let me = Caller::default();
     let node = NewNode {
         kind: NodeKind::File,
@@ -142,7 +142,7 @@ fn build(engine: &Engine) {
 }
 
 /// All bytes of all states that can be named.
-fn look(engine: &Engine) -> BTreeMap<String, Vec<u8>> {
+pub(super) fn look(engine: &Engine) -> BTreeMap<String, Vec<u8>> {
     let mut all = BTreeMap::new();
     let mut add = |name: &str, point| {
         let v = engine.volume(point, VolumeOptions::default()).unwrap();
@@ -161,7 +161,7 @@ fn look(engine: &Engine) -> BTreeMap<String, Vec<u8>> {
     all
 }
 
-fn sound(engine: &Engine, at: u64) {
+pub(super) fn sound(engine: &Engine, at: u64) {
     let report = engine.check(|_| {}).unwrap();
     assert_eq!(report.errors, 0, "step {at}: {:#?}", report.findings);
 }

@@ -168,6 +168,8 @@ pub(crate) enum Row {
     },
     /// Everything of the frame's timeline is gone.
     Empty,
+    /// So many deadlist records stood here: they are gone. Only in compacted segments.
+    Skipped { count: u32 },
     /// What of a run of stored bytes was given up, but not given back yet, set; nothing: no more of it.
     Residue {
         file: FileId,
@@ -185,6 +187,7 @@ mod row_tag {
     pub const FREE: u8 = 6;
     pub const EMPTY: u8 = 7;
     pub const RESIDUE: u8 = 8;
+    pub const SKIPPED: u8 = 9;
 }
 
 /// Encodes rows: a tag, then the fields; keys have a 16-bit length, values a 32-bit one.
@@ -213,6 +216,7 @@ pub(crate) fn encode_rows(rows: &[Row]) -> Vec<u8> {
                 number,
             } => w.u8(row_tag::FREE).u64(death.0).u64(frame.0).u32(*number),
             Row::Empty => w.u8(row_tag::EMPTY),
+            Row::Skipped { count } => w.u8(row_tag::SKIPPED).u32(*count),
             Row::Residue {
                 file,
                 offset,
@@ -260,6 +264,7 @@ pub(crate) fn decode_rows(bytes: &[u8]) -> Result<Vec<Row>> {
                 number: r.u32()?,
             },
             row_tag::EMPTY => Row::Empty,
+            row_tag::SKIPPED => Row::Skipped { count: r.u32()? },
             row_tag::RESIDUE => Row::Residue {
                 file: FileId(r.array()?),
                 offset: r.u64()?,
@@ -303,6 +308,7 @@ mod tests {
                 number: 2,
             },
             Row::Empty,
+            Row::Skipped { count: 70_000 },
             Row::Residue {
                 file: FileId([3; 16]),
                 offset: 77,

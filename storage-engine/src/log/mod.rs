@@ -1,5 +1,6 @@
 //! The append-only history: segments of hash-chained frames.
 
+pub(crate) mod compacted;
 pub(crate) mod durable;
 pub(crate) mod frame;
 pub(crate) mod reader;

@@ -6,14 +6,15 @@ use std::sync::Arc;
 
 use crate::error::{Error, IoContext, Result};
 use crate::fs::{Access, File};
-use crate::ids::Position;
+use crate::ids::{Epoch, Position, TimelineId};
 use crate::index::keys::RecordKey;
 use crate::index::records::{self, Chunk, Extent, Record, SUM_BYTES};
 use crate::planted::{Bug, planted};
 use crate::store::Layout;
 
+use super::compacted::CompactedHeader;
 use super::frame::{self, ALIGN, Chain, HEADER_BYTES, Header, Row};
-use super::segment::{SEGMENT_HEADER_BYTES, SegmentHeader, parse_segment_name};
+use super::segment::{SEGMENT_HEADER_BYTES, SegmentHeader, parse_segment_name, read_header};
 
 /// The collector gives whole blocks of so many bytes of a file back.
 pub(crate) const GIVEN_BACK_BYTES: u64 = 4096;
@@ -27,6 +28,8 @@ pub(crate) struct SegmentFile {
     pub len: u64,
     /// It is the last one, but another one was being made, which happens only when this one is durable.
     pub followed: bool,
+    /// The collector has compacted it: it has no frames of its own any more.
+    pub compacted: Option<CompactedHeader>,
 }
 
 impl SegmentFile {
@@ -49,7 +52,7 @@ pub(crate) struct Frame {
 pub(crate) fn segments(layout: &Layout) -> Result<Vec<SegmentFile>> {
     let dir = layout.log();
     let mut found: Vec<SegmentFile> = Vec::new();
-    let mut removed = Vec::new();
+    let (mut removed, mut unreadable) = (Vec::new(), Vec::new());
     for name in layout.fs.list(&dir).context("list", &dir)? {
         let Some(id) = name.to_str().and_then(parse_segment_name) else {
             continue;
@@ -60,20 +63,14 @@ pub(crate) fn segments(layout: &Layout) -> Result<Vec<SegmentFile>> {
             .open(&path, Access::Write)
             .context("open", &path)?;
         let len = file.metadata().context("stat", &path)?.len;
-        let mut bytes = [0; SEGMENT_HEADER_BYTES];
-        let header = if len >= SEGMENT_HEADER_BYTES as u64 {
-            file.read_exact_at(&mut bytes, 0).context("read", &path)?;
-            SegmentHeader::decode(&bytes)
-        } else {
-            Err(Error::corrupt("it is shorter than a segment header"))
-        };
-        match header {
-            Ok(header) if header.id == id => found.push(SegmentFile {
+        match read_header(&*file, len) {
+            Ok((header, compacted)) if header.id == id => found.push(SegmentFile {
                 path,
                 header,
                 file,
                 len,
                 followed: false,
+                compacted,
             }),
             Ok(_) => {
                 return Err(Error::corrupt(format!(
@@ -95,6 +92,7 @@ pub(crate) fn segments(layout: &Layout) -> Result<Vec<SegmentFile>> {
                     file,
                     len,
                     followed: false,
+                    compacted: None,
                 };
                 // The header says nothing that the frames do not: what is in them must not be lost with it.
                 if let Some(base) = place_by_first_frame(&probe)? {
@@ -110,17 +108,75 @@ pub(crate) fn segments(layout: &Layout) -> Result<Vec<SegmentFile>> {
                         path.display()
                     )));
                 }
-                layout.fs.remove(&path).context("remove", &path)?;
-                // The writer term and the number: what was made later has the greater one.
-                removed.push(id.0[8..].to_vec());
+                unreadable.push((id, path));
             }
         }
     }
     found.sort_by_key(|s| s.header.base);
+    for (id, path) in unreadable {
+        // Where the log goes on without it, nothing was ever in it.
+        if let Some(at) = gap(&found) {
+            return Err(Error::corrupt(format!(
+                "{} is damaged: nothing of it can be read, and the log lacks what follows position {at}",
+                path.display()
+            )));
+        }
+        layout.fs.remove(&path).context("remove", &path)?;
+        // The writer term and the number: what was made later has the greater one.
+        removed.push(id.0[8..].to_vec());
+    }
     if let Some(last) = found.last_mut() {
         last.followed = removed.iter().any(|id| id[..] > last.header.id.0[8..]);
     }
     Ok(found)
+}
+
+/// Where segments, in the order of their positions, do not follow one another.
+fn gap(segments: &[SegmentFile]) -> Option<Position> {
+    let mut at = Position(0);
+    for (n, s) in segments.iter().enumerate() {
+        if s.header.base != at {
+            return Some(at);
+        }
+        at = match &s.compacted {
+            Some(header) => header.end,
+            // The last one may have been cut short by the same stop.
+            None if n + 1 == segments.len() => return None,
+            None => s.position(s.len),
+        };
+    }
+    None
+}
+
+/// Header, its bytes, and rows of a frame.
+pub(crate) type Head = (Header, [u8; HEADER_BYTES], Vec<u8>);
+
+/// The header and rows at an offset if they are whole; otherwise why not. The data is not looked at.
+pub(crate) fn read_head(
+    segment: &SegmentFile,
+    offset: u64,
+) -> std::io::Result<std::result::Result<Head, &'static str>> {
+    let mut bytes = [0; HEADER_BYTES];
+    if offset + HEADER_BYTES as u64 > segment.len {
+        return Ok(Err("the file is cut short"));
+    }
+    segment.file.read_exact_at(&mut bytes, offset)?;
+    let Some(header) = Header::decode(&bytes) else {
+        return Ok(Err("there is no frame header"));
+    };
+    if offset + header.total() > segment.len {
+        return Ok(Err("the frame is cut short, or its length is damaged"));
+    }
+    let mut rows = vec![0; header.rows_len as usize];
+    let rows_at = offset + HEADER_BYTES as u64 + u64::from(header.data_len);
+    segment.file.read_exact_at(&mut rows, rows_at)?;
+    if !header.intact(&bytes, &rows) {
+        return Ok(Err("the frame does not match its checksum"));
+    }
+    if header.position.0 != segment.header.base.0 + offset {
+        return Ok(Err("the frame belongs to another position"));
+    }
+    Ok(Ok((header, bytes, rows)))
 }
 
 /// Makes what a segment holds from `from` on durable, whatever became of it before: it is written once more,
@@ -161,11 +217,87 @@ pub(crate) fn write_again(segment: &SegmentFile, from: u64) -> Result<()> {
 }
 
 /// The state of the log that the index already has.
-
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Applied {
     pub position: Position,
     pub chain: Chain,
+}
+
+/// One step of the replay: what the index does not have yet.
+pub(crate) struct Step {
+    pub timeline: TimelineId,
+    pub epoch: Epoch,
+    /// Where the frame stands, or stood.
+    pub frame: Position,
+    pub rows: Vec<Row>,
+    /// The log behind it.
+    pub applied: Applied,
+    /// Bytes read for it.
+    pub bytes: u64,
+    /// Whether it is a frame.
+    pub is_frame: bool,
+}
+
+impl Step {
+    fn of(frame: Frame) -> Self {
+        let header = frame.header;
+        Self {
+            timeline: header.timeline,
+            epoch: header.epoch,
+            frame: header.position,
+            rows: frame.rows,
+            applied: Applied {
+                position: Position(header.position.0 + header.total()),
+                chain: header.chain,
+            },
+            bytes: header.total(),
+            is_frame: true,
+        }
+    }
+}
+
+/// Walks what is left of a compacted segment. Before its end the index is at no place from which it could go on.
+pub(crate) fn replay_compacted(
+    segment: &SegmentFile,
+    header: &CompactedHeader,
+    mut each: impl FnMut(Step) -> Result<()>,
+) -> Result<Applied> {
+    let meta = header.meta(&*segment.file).map_err(|e| {
+        Error::corrupt(format!(
+            "{} is damaged: {e}; the commits from position {} up to position {} are affected",
+            segment.path.display(),
+            header.base,
+            header.end
+        ))
+    })?;
+    for f in meta.frames {
+        each(Step {
+            timeline: f.timeline,
+            epoch: f.epoch,
+            frame: f.position,
+            rows: f.rows,
+            applied: Applied {
+                position: f.position,
+                chain: [0; 32],
+            },
+            bytes: 0,
+            is_frame: true,
+        })?;
+    }
+    let end = Applied {
+        position: header.end,
+        chain: header.end_chain,
+    };
+    each(Step {
+        timeline: TimelineId([0; 16]),
+        epoch: header.epochs.1,
+        frame: header.end,
+        rows: Vec::new(),
+        applied: end,
+        bytes: segment.len,
+        is_frame: false,
+    })?;
+    Ok(end)
 }
 
 /// Walks the frames after `applied`, oldest first, and cuts a torn tail. Returns the end of the log.
@@ -176,7 +308,7 @@ pub(crate) struct Applied {
 pub(crate) fn replay(
     segments: &mut [SegmentFile],
     applied: Applied,
-    mut each: impl FnMut(Frame) -> Result<()>,
+    mut each: impl FnMut(Step) -> Result<()>,
 ) -> Result<Applied> {
     let mut end = applied;
     for n in 0..segments.len() {
@@ -202,7 +334,29 @@ pub(crate) fn replay(
                     segment.path.display()
                 )));
             }
+            if let Some(header) = &segment.compacted {
+                end = replay_compacted(segment, header, &mut each)?;
+                if let Some(base) = next_base
+                    && end.position != base
+                {
+                    return Err(Error::corrupt(format!(
+                        "the log lacks the segment behind {} (positions {} to {base})",
+                        segment.path.display(),
+                        end.position
+                    )));
+                }
+                continue;
+            }
             end.position = segment.position(SEGMENT_HEADER_BYTES as u64);
+        } else if let Some(header) = &segment.compacted {
+            if header.end <= applied.position {
+                continue;
+            }
+            return Err(Error::corrupt(format!(
+                "the index has the log up to position {}, within {}, which was compacted since: it is older than the log",
+                end.position,
+                segment.path.display()
+            )));
         }
         let mut offset = end.position.0 - segment.header.base.0;
         if offset > segment.len {
@@ -222,7 +376,7 @@ pub(crate) fn replay(
                         position: segment.position(offset),
                         chain: frame.header.chain,
                     };
-                    each(*frame)?;
+                    each(Step::of(*frame))?;
                 }
                 Found::End => break None,
                 Found::BadData(_) => break Some(BAD_DATA),

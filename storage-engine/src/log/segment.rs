@@ -9,8 +9,10 @@ use std::path::{Path, PathBuf};
 
 use crate::codec::{Reader, Writer};
 use crate::error::{Error, Result};
+use crate::fs::File;
 use crate::ids::{FileId, Position};
 
+use super::compacted::{self, CompactedHeader};
 use super::frame::Chain;
 
 /// Bytes of a segment before its first frame.
@@ -49,11 +51,11 @@ impl SegmentHeader {
         let intact = bytes
             .split_at_checked(CRC_AT)
             .is_some_and(|(head, rest)| rest.starts_with(&crc32c::crc32c(head).to_be_bytes()));
-        if magic[..6] == MAGIC[..6] && magic != MAGIC && intact {
+        if magic[..6] == MAGIC[..6] && magic != MAGIC && magic != compacted::MAGIC && intact {
             return Err(Error::new(
                 crate::error::ErrorKind::UnsupportedFormat,
                 format!(
-                    "segment format {} is newer than this version knows (1)",
+                    "segment format {} is newer than this version knows (2)",
                     magic[7]
                 ),
             ));
@@ -71,6 +73,36 @@ impl SegmentHeader {
         }
         Ok(header)
     }
+}
+
+/// The header of a segment, and that of a compacted one if it is one.
+///
+/// # Errors
+/// `UnsupportedFormat`; `Corrupt` if there is none.
+pub(crate) fn read_header(
+    file: &dyn File,
+    len: u64,
+) -> Result<(SegmentHeader, Option<CompactedHeader>)> {
+    if len < SEGMENT_HEADER_BYTES as u64 {
+        return Err(Error::corrupt("it is shorter than a segment header"));
+    }
+    let mut bytes = [0; SEGMENT_HEADER_BYTES];
+    file.read_exact_at(&mut bytes, 0)
+        .map_err(|e| Error::corrupt(format!("its header cannot be read: {e}")))?;
+    let written = SegmentHeader::decode(&bytes);
+    let compacted = match &written {
+        Ok(_) => None,
+        Err(_) => compacted::header_of(file)?,
+    };
+    let Some(compacted) = compacted else {
+        return Ok((written?, None));
+    };
+    let header = SegmentHeader {
+        id: compacted.id,
+        base: compacted.base,
+        chain: compacted.chain,
+    };
+    Ok((header, Some(compacted)))
 }
 
 /// The file id of a segment.

@@ -100,6 +100,11 @@ impl LogWriter {
         self.chain
     }
 
+    /// The segment that is being written; none before the first commit.
+    pub fn current(&self) -> Option<FileId> {
+        self.current.as_ref().map(|s| s.id)
+    }
+
     /// Position behind the last frame.
     pub fn end(&self) -> Position {
         self.end

@@ -206,6 +206,7 @@ impl Index {
                     let key = dead_key(commit.timeline, *death, *frame, *number);
                     batch.delete(tagged(DEAD, &key));
                 }
+                Row::Skipped { count } => number += count,
                 Row::Empty => {
                     listed.keys.clear();
                     for tag in [RECORD, CHANGE, DEAD] {
@@ -323,6 +324,13 @@ impl Index {
             iter.next();
         }
         iter.status().map_err(|e| translate("read the index", &e))
+    }
+
+    /// One catalog record. Cost: one look-up.
+    pub fn catalog_record(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        self.db
+            .get(tagged(CATALOG, key))
+            .map_err(|e| translate("read the index", &e))
     }
 
     /// All catalog records, in key order.

@@ -334,11 +334,11 @@ fn each_kind_of_damage_is_noticed_and_named() {
             true,
             |d| {
                 let path = d.join("store.json");
-                replace(&path, "\"format\": 2", "\"format\": 3");
+                replace(&path, "\"format\": 3", "\"format\": 4");
                 replace(&path, "\"sum\"", "\"other\"");
             },
             Noticed::Opening,
-            "has format 3",
+            "has format 4",
         ),
         (
             "store.json of another store",

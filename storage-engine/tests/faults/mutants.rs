@@ -12,7 +12,7 @@ const POWER_CUTS: &str = "cuts::power_cuts_under_the_whole_store_lose_nothing";
 
 /// The bugs of `src/planted.rs` but those that are only in the order of threads, and the test that mostly finds
 /// each, which is tried first.
-const BUGS: [(&str, &str); 18] = [
+const BUGS: [(&str, &str); 20] = [
     ("skipped-segment-sync", POISONS),
     ("skipped-sync-of-full-segment", EVERY_CUT),
     ("skipped-directory-sync", EVERY_CUT),
@@ -31,6 +31,8 @@ const BUGS: [(&str, &str); 18] = [
     ("position-ahead", EVERY_CUT),
     ("sync-retried", POISONS),
     ("short-write-accepted", EVERY_CALL),
+    ("compacted-without-sync", RANDOM),
+    ("removal-forgotten", RANDOM),
 ];
 
 /// The tests, cheapest first.

@@ -334,7 +334,13 @@ impl World {
                 next.snapshots.remove(&s);
                 self.commit(next, Durability::Local, |w| w.engine().delete_snapshot(s))
             }
-            81..87 => self.engine().gc(GcOptions::default()).map(drop),
+            81..87 => {
+                let options = GcOptions {
+                    full: rng.below(2) == 0,
+                    ..GcOptions::default()
+                };
+                self.engine().gc(options).map(drop)
+            }
             87..90 => {
                 self.engine().sync()?;
                 self.all_durable();

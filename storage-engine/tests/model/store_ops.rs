@@ -107,7 +107,11 @@ impl Subject {
             }
             Op::Sync => self.engine().sync()?,
             Op::Collect => {
-                self.engine().gc(GcOptions::default())?;
+                let options = GcOptions {
+                    full: true,
+                    ..GcOptions::default()
+                };
+                self.engine().gc(options)?;
             }
             Op::Reopen { how } => self.reopen(*how)?,
             Op::File { .. } | Op::Repeat { .. } => {}

@@ -15,6 +15,10 @@ pub struct Gc {
     /// Only tell what would be done.
     #[arg(long)]
     dry_run: bool,
+    /// Compact every segment of the log of which a twentieth comes back; otherwise half of it has to. It looks at every
+    /// change that was ever made and is still stored.
+    #[arg(long)]
+    full: bool,
     #[command(flatten)]
     format: Format,
 }
@@ -23,6 +27,7 @@ impl Gc {
     pub fn run(&self, session: &Session) -> Outcome {
         let command = Command::Gc {
             dry_run: self.dry_run,
+            full: self.full,
         };
         let dry_run = self.dry_run;
         session.show(&command, self.format, &mut |event| match event {
@@ -53,6 +58,15 @@ fn summary(dry_run: bool, end: &GcEnd) -> String {
             "deleted timelines",
         );
         text.push_str(&format!(", {dropped} whole"));
+    }
+    if end.compacted > 0 {
+        let segments = count(end.compacted, "segment", "segments");
+        let verb = if dry_run {
+            "would compact"
+        } else {
+            "compacted"
+        };
+        text.push_str(&format!("; {verb} {segments} of the log"));
     }
     if !dry_run {
         text.push_str(&format!(

@@ -30,6 +30,8 @@ pub struct Verify {
 struct Verified {
     digest: String,
     segments: u64,
+    #[serde(default)]
+    compacted: u64,
     frames: u64,
 }
 
@@ -44,8 +46,12 @@ impl Verify {
                 return Ok(());
             };
             let verified: Verified = typed(fields.into())?;
+            let compacted = match verified.compacted {
+                0 => String::new(),
+                n => format!(" ({n} of them compacted by the collector, as the log says)"),
+            };
             line(&format!(
-                "{} in {} are what was written, up to the digest {}",
+                "{} in {}{compacted} are what was written, up to the digest {}",
                 count(verified.frames, "commit", "commits"),
                 count(verified.segments, "segment", "segments"),
                 verified.digest

@@ -8,7 +8,7 @@ use crate::owner::output::Output;
 use crate::owner::report::{GcEnd, GcRow};
 
 /// Collects, after everything on mounts is in the store; tells what is kept why.
-pub(super) fn gc(context: &Context, dry_run: bool, output: &mut dyn Output) -> Outcome {
+pub(super) fn gc(context: &Context, dry_run: bool, full: bool, output: &mut dyn Output) -> Outcome {
     for info in context.engine.timelines() {
         context.host.sync(info.id)?;
     }
@@ -16,6 +16,7 @@ pub(super) fn gc(context: &Context, dry_run: bool, output: &mut dyn Output) -> O
         dry_run,
         explain: true,
         objects: !dry_run,
+        full,
         ..GcOptions::default()
     })?;
     output.begin(&serde_json::json!({"dryRun": dry_run}))?;
@@ -47,6 +48,7 @@ fn end(report: &GcReport) -> GcEnd {
         bytes: report.bytes,
         returned_bytes: report.returned_bytes,
         objects: report.objects,
+        compacted: report.compacted,
         kept_bytes: report.kept.iter().map(|k| k.bytes).sum(),
     }
 }
