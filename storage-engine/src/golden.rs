@@ -332,6 +332,7 @@ fn compacted() -> Vec<u8> {
             from: 0,
             take: 2_000,
             at: 0,
+            sum: 0x0102_0304,
         }],
         frames: vec![KeptFrame {
             position: Position(4224),
@@ -340,6 +341,7 @@ fn compacted() -> Vec<u8> {
             rows: vec![orphan_row()],
         }],
     };
+    meta.place().unwrap();
     let bytes = meta.encode(&stretch).unwrap();
     let header = CompactedHeader::decode(&bytes).unwrap();
     let decoded = header

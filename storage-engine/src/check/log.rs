@@ -6,7 +6,6 @@ use crate::error::Result;
 use crate::fs::{Access, FileSystem};
 use crate::ids::{Epoch, FileId, Position, TimelineId};
 use crate::index::keys::{tag, version_key};
-use crate::log::compacted::{self, CompactedHeader};
 use crate::log::frame::{self, Chain, HEADER_BYTES, Header, Row};
 use crate::log::reader::{self, SegmentFile};
 use crate::log::segment::{SEGMENT_HEADER_BYTES, SegmentHeader, parse_segment_name, read_header};
@@ -18,38 +17,38 @@ use super::{Check, Cut};
 const SEGMENT_HEADER_USED: u64 = 68;
 
 /// What is carried from frame to frame.
-struct Walk<'c> {
+pub(super) struct Walk<'c> {
     /// Where the next frame or segment must begin.
-    at: Position,
+    pub at: Position,
     /// Chain of the frame before; `None` behind damage, where it is not known.
-    chain: Option<Chain>,
-    epoch: Epoch,
+    pub chain: Option<Chain>,
+    pub epoch: Epoch,
     /// Snapshots by the position that their digest covers.
-    digests: Vec<(u64, &'c crate::catalog::SnapshotRecord)>,
-    next_digest: usize,
+    pub digests: Vec<(u64, &'c crate::catalog::SnapshotRecord)>,
+    pub next_digest: usize,
     /// Versions of the running epoch that the index has otherwise: a later frame of the epoch may explain it.
-    open: HashMap<Vec<u8>, Compared>,
+    pub open: HashMap<Vec<u8>, Compared>,
     /// Versions that the index lacks: a later frame must say that they were dropped.
-    missing: HashMap<Vec<u8>, Position>,
+    pub missing: HashMap<Vec<u8>, Position>,
     /// The same of deadlist records.
-    missing_dead: HashMap<Vec<u8>, Position>,
+    pub missing_dead: HashMap<Vec<u8>, Position>,
     /// Another segment follows the one that is read.
-    full: bool,
+    pub full: bool,
     /// The newest row of each catalog key.
-    catalog: HashMap<Vec<u8>, Vec<u8>>,
-    index_readable: bool,
+    pub catalog: HashMap<Vec<u8>, Vec<u8>>,
+    pub index_readable: bool,
 }
 
 /// Whose rows these are, and where they stand in the log.
 #[derive(Clone, Copy)]
-struct At {
-    timeline: TimelineId,
-    epoch: Epoch,
-    position: Position,
+pub(super) struct At {
+    pub timeline: TimelineId,
+    pub epoch: Epoch,
+    pub position: Position,
 }
 
 /// A version that the index has not as a frame says.
-struct Compared {
+pub(super) struct Compared {
     position: Position,
     /// The index has none at all.
     absent: bool,
@@ -406,88 +405,7 @@ impl Check<'_> {
         }
     }
 
-    /// What is left of a stretch of the log: that it is what the collector made of it, and what the index holds of it.
-    fn check_compacted(
-        &mut self,
-        cut: &Cut,
-        segment: &SegmentFile,
-        header: &CompactedHeader,
-        walk: &mut Walk<'_>,
-    ) {
-        let place = self.file_place(&segment.path, Some(0));
-        let digest = hex::encode(header.digest());
-        let record = cut.catalog.segments.get(&header.id);
-        if !record.is_some_and(|r| r.digests.contains(&digest)) {
-            self.findings.error(
-                FindingKind::Log,
-                place.clone(),
-                "no commit says that the collector made this compacted segment: its digest is another",
-            );
-        }
-        self.counts.compacted += 1;
-        match compacted::damaged_header(&*segment.file, header) {
-            Ok(None) => {}
-            Ok(Some(at)) => {
-                let place = self.file_place(&segment.path, Some(at));
-                let what = "one of the two headers of this compacted segment is damaged";
-                self.findings.error(FindingKind::Log, place, what);
-            }
-            Err(e) => {
-                self.findings
-                    .error(FindingKind::Log, place.clone(), e.to_string());
-            }
-        }
-        (walk.at, walk.chain) = (header.end, Some(header.end_chain));
-        let meta = match header.meta(&*segment.file) {
-            Ok(meta) => meta,
-            Err(e) => {
-                let at = self.findings.error(FindingKind::Log, place, e.to_string());
-                let what = format!(
-                    "the commits from position {} to {}",
-                    header.base, header.end
-                );
-                self.findings.affects(at, what);
-                walk.chain = None;
-                return;
-            }
-        };
-        if let Some(p) = meta
-            .pieces
-            .iter()
-            .find(|p| p.at + u64::from(p.take) > segment.len)
-        {
-            let what = format!(
-                "it ends before the bytes that it stores at offset {} do",
-                p.at
-            );
-            self.findings.error(FindingKind::Log, place, what);
-        }
-        while let Some(&(position, snapshot)) = walk.digests.get(walk.next_digest) {
-            if position > header.end.0 {
-                break;
-            }
-            walk.next_digest += 1;
-            let mark = meta.chain_at(Position(position), header);
-            if mark.is_none_or(|chain| hex::encode(chain) != snapshot.digest) {
-                self.digest_differs(snapshot);
-            }
-        }
-        for f in &meta.frames {
-            if f.epoch != walk.epoch {
-                self.settle(walk);
-                walk.epoch = f.epoch;
-            }
-            self.counts.frames += 1;
-            let at = At {
-                timeline: f.timeline,
-                epoch: f.epoch,
-                position: f.position,
-            };
-            self.compare_frame(cut, at, &f.rows, walk);
-        }
-    }
-
-    fn compare_frame(&mut self, cut: &Cut, at: At, rows: &[Row], walk: &mut Walk<'_>) {
+    pub(super) fn compare_frame(&mut self, cut: &Cut, at: At, rows: &[Row], walk: &mut Walk<'_>) {
         if walk.index_readable
             && let Err(e) = self.compare_rows(cut, at, rows, walk)
         {
@@ -599,7 +517,7 @@ impl Check<'_> {
     }
 
     /// No later frame can explain what the index has otherwise.
-    fn settle(&mut self, walk: &mut Walk<'_>) {
+    pub(super) fn settle(&mut self, walk: &mut Walk<'_>) {
         for (key, Compared { position, absent }) in walk.open.drain() {
             if absent {
                 walk.missing.insert(key, position);
@@ -613,7 +531,7 @@ impl Check<'_> {
         }
     }
 
-    fn digest_differs(&mut self, snapshot: &crate::catalog::SnapshotRecord) {
+    pub(super) fn digest_differs(&mut self, snapshot: &crate::catalog::SnapshotRecord) {
         self.findings.error(
             FindingKind::Digest,
             snapshot_place(snapshot),

@@ -14,6 +14,7 @@
 //! since their cutoff share its state and cost a few reads.
 
 mod catalog;
+mod compacted;
 mod log;
 mod report;
 mod rows;

@@ -208,6 +208,7 @@ impl Run<'_> {
                     from,
                     take,
                     at: 0,
+                    sum: 0,
                 });
             }
         }
@@ -419,17 +420,15 @@ impl Run<'_> {
     fn write(&mut self, segment: &SegmentFile, mut plan: Plan) -> Result<CompactedHeader> {
         let inner = self.inner;
         let (fs, log) = (&inner.layout.fs, inner.layout.log());
-        let head = plan.meta.encode(&plan.stretch)?;
-        let header = CompactedHeader::decode(&head)?;
+        plan.meta.place()?;
         // No segment's name: what a crash leaves of it is written over.
         let temporary = log.join("compacted.new");
         let file = fs
             .open(&temporary, Access::Replace)
             .context("create", &temporary)?;
-        file.write_all_at(&head, 0).context("write", &temporary)?;
         let from = inner.files.file(segment.header.id)?;
         let mut bytes = Vec::new();
-        for (piece, sums) in plan.meta.pieces.iter().zip(&plan.sums) {
+        for (piece, sums) in plan.meta.pieces.iter_mut().zip(&plan.sums) {
             bytes.resize(piece.take as usize, 0);
             from.read_exact_at(&mut bytes, piece.run + u64::from(piece.from))
                 .map_err(|e| Error::io("read", &segment.path, &e))?;
@@ -444,9 +443,13 @@ impl Run<'_> {
                     piece.run
                 )));
             }
+            piece.sum = crc32c::crc32c(&bytes);
             file.write_all_at(&bytes, piece.at)
                 .context("write", &temporary)?;
         }
+        let head = plan.meta.encode(&plan.stretch)?;
+        let header = CompactedHeader::decode(&head)?;
+        file.write_all_at(&head, 0).context("write", &temporary)?;
         // So that damage at the start leaves no doubt about where the segment belongs.
         let end = plan.size - header.encode().len() as u64;
         file.write_all_at(&header.encode(), end)

@@ -49,7 +49,7 @@ pub(crate) const COMPACTED_HEADER_BYTES: usize = 192;
 pub(super) const MAGIC: [u8; 8] = *b"ANBSEG\0\x02";
 const CRC_AT: usize = 184;
 const MARK_BYTES: usize = 40;
-const PIECE_BYTES: usize = 56;
+const PIECE_BYTES: usize = 60;
 
 /// The fixed part of a compacted segment.
 #[derive(Clone, PartialEq, Debug)]
@@ -97,6 +97,8 @@ pub(crate) struct Piece {
     pub take: u32,
     /// ... stand here.
     pub at: u64,
+    /// CRC-32C of these bytes.
+    pub sum: u32,
 }
 
 /// What is left of a frame.
@@ -131,30 +133,39 @@ pub(crate) struct Stretch {
 }
 
 impl Meta {
-    /// Encodes header, tables and frames; places the pieces' bytes behind them, one after the other, in their order.
+    /// Places the pieces' bytes behind header, tables and frames, one after the other, in their order.
+    pub fn place(&mut self) -> Result<()> {
+        let mut at = (COMPACTED_HEADER_BYTES + self.meta_len()?) as u64;
+        for piece in &mut self.pieces {
+            piece.at = at;
+            at += u64::from(piece.take);
+        }
+        Ok(())
+    }
+
+    fn meta_len(&self) -> Result<usize> {
+        let tables = self.marks.len() * MARK_BYTES + self.pieces.len() * PIECE_BYTES;
+        Ok(tables + self.encode_frames()?.len())
+    }
+
+    /// Encodes header, tables and frames.
     ///
     /// # Errors
     /// `Invalid` if there is too much of it for its lengths.
-    pub fn encode(&mut self, of: &Stretch) -> Result<Vec<u8>> {
+    pub fn encode(&self, of: &Stretch) -> Result<Vec<u8>> {
         let number = |n: usize| {
             u32::try_from(n)
                 .map_err(|_| Error::invalid("a segment of so many small parts cannot be compacted"))
         };
         let frames = self.encode_frames()?;
-        let tables = self.marks.len() * MARK_BYTES + self.pieces.len() * PIECE_BYTES;
-        let meta_len = tables + frames.len();
-        let mut at = (COMPACTED_HEADER_BYTES + meta_len) as u64;
-        for piece in &mut self.pieces {
-            piece.at = at;
-            at += u64::from(piece.take);
-        }
-        let mut w = Writer(Vec::with_capacity(meta_len));
+        let mut w = Writer::default();
         for mark in &self.marks {
             w.u64(mark.position.0).bytes(&mark.chain);
         }
         for p in &self.pieces {
             w.bytes(&p.timeline.0).u64(p.ino).u32(p.chunk);
-            w.u64(p.run).u32(p.length).u32(p.from).u32(p.take).u64(p.at);
+            w.u64(p.run).u32(p.length).u32(p.from).u32(p.take);
+            w.u64(p.at).u32(p.sum);
         }
         let tables_crc = crc32c::crc32c(&w.0);
         w.bytes(&frames);
@@ -205,8 +216,7 @@ impl Meta {
 
     /// Bytes that all of it takes, with those of the runs.
     pub fn size(&self) -> Result<u64> {
-        let tables = self.marks.len() * MARK_BYTES + self.pieces.len() * PIECE_BYTES;
-        let meta = COMPACTED_HEADER_BYTES + tables + self.encode_frames()?.len();
+        let meta = COMPACTED_HEADER_BYTES + self.meta_len()?;
         let bytes: u64 = self.pieces.iter().map(|p| u64::from(p.take)).sum();
         Ok((meta + COMPACTED_HEADER_BYTES) as u64 + bytes)
     }
@@ -331,7 +341,7 @@ impl CompactedHeader {
         for _ in 0..self.pieces {
             let (timeline, ino, chunk) = (TimelineId(r.array()?), r.u64()?, r.u32()?);
             let (run, length) = (r.u64()?, r.u32()?);
-            let (from, take, at) = (r.u32()?, r.u32()?, r.u64()?);
+            let (from, take, at, sum) = (r.u32()?, r.u32()?, r.u64()?, r.u32()?);
             let inside = from.checked_add(take).is_some_and(|end| end <= length);
             let place = run.checked_add(u64::from(from));
             let Some(place) = place.filter(|p| inside && take > 0 && *p >= before) else {
@@ -347,6 +357,7 @@ impl CompactedHeader {
                 from,
                 take,
                 at,
+                sum,
             });
         }
         Ok(())
