@@ -315,6 +315,45 @@ fn collect(engine: &Engine) {
     write(&kept, small, 100, &bytes(99, 1_500));
 }
 
+/// Since format 3: segments that were compacted, once and more than once, with a snapshot whose digest lies within one.
+fn compact(engine: &Engine) {
+    let new = CreateRoot {
+        name: "bucket/default/compacted".into(),
+        ..Default::default()
+    };
+    let id = engine.create_root(new).unwrap().id;
+    let v = engine
+        .volume(Point::Now(id), VolumeOptions::default())
+        .unwrap();
+    let all = GcOptions {
+        full: true,
+        ..GcOptions::default()
+    };
+    let files: Vec<Ino> = (0..6)
+        .map(|n| make(&v, Ino::ROOT, format!("file{n}").as_bytes(), NodeKind::File))
+        .collect();
+    for round in 0..24u64 {
+        for (n, ino) in (0..).zip(&files) {
+            let len = [300, 900, 2_000, 6_000, 18_000, 40_000][n];
+            write(&v, *ino, 0, &bytes(100 + round * 10 + n as u64, len));
+        }
+        if round == 9 {
+            let request = SnapshotRequest {
+                id: None,
+                name: "snapshot/default/within".into(),
+                source: Point::Now(id),
+                labels: BTreeMap::new(),
+                durability: Durability::Local,
+            };
+            engine.snapshot(request).unwrap();
+        }
+        if round % 8 == 7 {
+            assert!(engine.gc(all).unwrap().compacted > 0);
+        }
+    }
+    engine.gc(all).unwrap();
+}
+
 /// Everything that can be seen of a store.
 fn look(engine: &Engine) -> Value {
     let mut points = Map::new();
@@ -509,6 +548,7 @@ fn write_the_next_fixture() {
     let (engine, clock) = open(dir.path(), BEGIN).unwrap();
     fill(&engine, &clock);
     collect(&engine);
+    compact(&engine);
     clock.0.store(LOOKED_AT, Ordering::Relaxed);
     let expected = look(&engine);
     engine.close().unwrap();
