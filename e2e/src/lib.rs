@@ -8,6 +8,7 @@
 pub mod arena;
 pub mod binaries;
 pub mod cluster;
+pub mod node;
 pub mod play;
 pub mod program;
 

@@ -5,8 +5,8 @@
 //! a token; [`Cluster::client`] speaks for any user, which is how a test sees what a role of the chart permits.
 
 pub mod guard;
-mod pki;
-mod tools;
+pub(crate) mod pki;
+pub(crate) mod tools;
 
 use std::fs;
 use std::net::TcpListener;
@@ -60,7 +60,7 @@ impl Cluster {
             .tempdir()?
             .keep();
         let sweep = guard::sweep(&folder)?;
-        let pki = Pki::make(&folder)?;
+        let pki = Pki::make(&folder, &[], &[])?;
         let (port, etcd_port, peer_port) = (free_port()?, free_port()?, free_port()?);
         let etcd = start_etcd(&tools, &folder, etcd_port, peer_port)?;
         let cluster = Cluster {
@@ -106,7 +106,7 @@ impl Cluster {
         config.root_cert = Some(vec![self.pki.ca_der.clone()]);
         config.read_timeout = Some(Duration::from_secs(300));
         let mut auth = AuthInfo {
-            token: Some(self.pki.admin_token.clone().into()),
+            token: Some(self.pki.token("admin").to_owned().into()),
             ..AuthInfo::default()
         };
         if user != "admin" {
@@ -270,7 +270,7 @@ pub fn free_port() -> Result<u16, Failure> {
 }
 
 /// The last lines of a file.
-fn tail(path: &Path) -> String {
+pub(crate) fn tail(path: &Path) -> String {
     let text = fs::read(path).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
     let lines: Vec<_> = text.lines().rev().take(25).collect();

@@ -62,12 +62,12 @@ pub fn missing(test: &str) -> Result<Option<String>, Failure> {
     Ok(Some(sentence))
 }
 
-fn there(tool: &Path) -> Result<(), Failure> {
-    if tool.is_file() {
+pub(crate) fn there(tool: &Path) -> Result<(), Failure> {
+    if tool.exists() {
         return Ok(());
     }
     Err(format!(
-        "{} is missing; `e2e/setup cluster` makes it",
+        "{} is missing; `e2e/setup cluster node` makes it",
         tool.display()
     )
     .into())
@@ -85,7 +85,7 @@ pub fn helm() -> Result<PathBuf, Failure> {
 }
 
 /// The version that a module asks for of another: `1.36.3`.
-fn version(module: &'static str, of: &str) -> Result<&'static str, Failure> {
+pub(crate) fn version(module: &'static str, of: &str) -> Result<&'static str, Failure> {
     module
         .lines()
         .map(|line| line.trim_start_matches("require").trim())
@@ -94,7 +94,7 @@ fn version(module: &'static str, of: &str) -> Result<&'static str, Failure> {
         .ok_or_else(|| format!("no version of {of} in e2e/cluster").into())
 }
 
-fn cache() -> Result<PathBuf, Failure> {
+pub(crate) fn cache() -> Result<PathBuf, Failure> {
     if let Some(cache) = env::var_os("ANABRANCH_CACHE") {
         return Ok(cache.into());
     }
