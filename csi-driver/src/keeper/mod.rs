@@ -10,5 +10,6 @@
 pub mod barrier;
 pub mod client;
 pub mod helper;
+mod peer;
 pub mod server;
 pub mod wire;

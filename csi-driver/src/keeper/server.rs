@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use rustix::fs::FlockOperation;
 
 use super::helper::{Helper, HelperError, Work};
+use super::peer;
 use super::wire::{self, Record, Reply, Request};
 
 /// How the keeper runs.
@@ -177,10 +178,11 @@ fn refused(errno: i32, message: String) -> (Reply, Vec<OwnedFd>) {
 
 impl Keeper {
     fn converse(&self, connection: &OwnedFd) {
-        let own = rustix::process::geteuid();
-        match rustix::net::sockopt::socket_peercred(connection) {
-            Ok(peer) if peer.uid == own || peer.uid.is_root() => {}
-            _ => return,
+        let own = rustix::process::geteuid().as_raw();
+        match peer::user(connection) {
+            Ok(user) if user == own || user == 0 => {}
+            Ok(user) => return log(&format!("user {user} is refused")),
+            Err(error) => return log(&format!("a connection is refused: {error}")),
         }
         self.state.lock().connections += 1;
         if let Err(error) = self.serve(connection) {

@@ -184,23 +184,20 @@ impl Node {
         run(self.client("kubectl").args(args))
     }
 
-    /// Applies manifests.
+    /// Applies manifests that name their namespaces; those that do not go to `default`.
     ///
     /// # Errors
     /// When `kubectl` fails, with what it said.
     pub fn apply(&self, manifests: &str) -> Result<String, Failure> {
-        self.apply_in("default", manifests)
+        self.apply_with(&[], manifests)
     }
 
-    /// Applies manifests in a namespace.
-    ///
-    /// # Errors
-    /// When `kubectl` fails, with what it said.
-    pub fn apply_in(&self, namespace: &str, manifests: &str) -> Result<String, Failure> {
+    /// Applies manifests with arguments of `kubectl` before.
+    pub(crate) fn apply_with(&self, before: &[&str], manifests: &str) -> Result<String, Failure> {
         let file = tempfile::NamedTempFile::new_in(&self.folder)?;
         file.as_file().write_all(manifests.as_bytes())?;
         let path = file.path().display().to_string();
-        self.kubectl(&["-n", namespace, "apply", "-f", &path])
+        self.kubectl(&[before, &["apply", "-f", &path]].concat())
     }
 
     /// Runs `helm`.

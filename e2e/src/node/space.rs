@@ -47,7 +47,7 @@ impl<'a> Space<'a> {
     /// # Errors
     /// When `kubectl` fails, with what it said.
     pub fn apply(&self, manifests: &str) -> Result<String, Failure> {
-        self.node.apply_in(&self.name, manifests)
+        self.node.apply_with(&["-n", &self.name], manifests)
     }
 
     /// Applies a file of the folder `examples`, as it stands but for what is replaced in it.
