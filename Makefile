@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup run test unit e2e csi-sanity mutants soak lint bench generate clean
+.PHONY: help setup run test unit e2e node csi-sanity mutants soak lint bench generate clean
 
 # A caller without an environment (cron, a service) has neither. Whatever its PATH has comes first; the end is where
 # rustup puts cargo.
@@ -46,6 +46,11 @@ e2e: ## the suites and the real work on mounts made by `anabranch play`
 	$(CARGO) build $(LOCKED) --workspace --bins
 	$(CAPPED) $(CARGO) test $(LOCKED) --package e2e --no-fail-fast -- --nocapture --test-threads=1
 
+node: ## the chart on a real one-node Kubernetes: kubelet, stock sidecars, and pods on forks
+	@./e2e/setup build cluster node
+	$(CARGO) build $(LOCKED) --workspace --bins
+	$(CAPPED) $(CARGO) test $(LOCKED) --package e2e --test node -- --nocapture
+
 csi-sanity: ## the conformance suite of the container storage interface, against the driver on its socket
 	@./e2e/setup build sanity
 	$(CAPPED) $(CARGO) test $(LOCKED) --package csi-driver --test csi_sanity -- --nocapture
@@ -75,7 +80,7 @@ generate: ## write the generated files again (custom resource definitions)
 	$(CARGO) run $(LOCKED) --package crds --bin crdgen
 
 setup: ## only install what the other targets need
-	@./e2e/setup build test lint cluster sanity
+	@./e2e/setup build test lint cluster node sanity
 
 clean: ## remove what was built here (the cache stays: see docs/development.md)
 	$(CARGO) clean

@@ -71,7 +71,7 @@ pub struct Summary {
     /// Bytes that it shares with others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shared: Option<String>,
-    /// Where it is mounted: the path, `node/path`, or how many places.
+    /// Where it is mounted: the pod, the node, or without a cluster the path; or how many places.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mounted: Option<String>,
     /// When it expires: a time, `never` or `expired`.

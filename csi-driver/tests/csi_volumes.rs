@@ -174,6 +174,17 @@ fn a_size_is_a_hard_limit_that_grows_while_the_volume_is_mounted() {
         [Some(libc::EDQUOT), Some(libc::ENOSPC)].contains(&error.raw_os_error()),
         "{error}"
     );
+    // A program that does not sync learns it when it closes the file.
+    let file = fs::File::create(Path::new(&target).join("big")).unwrap();
+    let written = std::io::Write::write_all(&mut &file, &[7; 3 << 20]);
+    // SAFETY: the descriptor is open, and nobody closes it again.
+    let closed = unsafe { libc::close(std::os::fd::IntoRawFd::into_raw_fd(file)) };
+    let error = std::io::Error::last_os_error();
+    assert!(written.is_err() || closed != 0, "3 MiB into 1 MiB");
+    assert!(
+        written.is_err() || error.raw_os_error() == Some(libc::ENOSPC),
+        "{error}"
+    );
     fs::remove_file(Path::new(&target).join("big")).unwrap();
     let stats = node.driver.stats(&made.id, &target).unwrap();
     assert_eq!(stats.bytes[0], 1 << 20, "{stats:?}");

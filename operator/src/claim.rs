@@ -116,7 +116,7 @@ fn labels(fork: &BucketFork) -> BTreeMap<String, String> {
 }
 
 fn size(bytes: Option<u64>) -> BTreeMap<String, Quantity> {
-    let bytes = bytes.map_or(NOMINAL.to_owned(), |bytes| bytes.to_string());
+    let bytes = bytes.map_or(NOMINAL.to_owned(), |bytes| crds::Bytes(bytes).to_string());
     BTreeMap::from([("storage".to_owned(), Quantity(bytes))])
 }
 

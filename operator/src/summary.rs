@@ -35,7 +35,8 @@ pub(crate) fn mounted(mounts: &[crds::Mount]) -> Option<String> {
         [] => None,
         [mount] => Some(match (&mount.pod, &mount.node) {
             (Some(pod), _) => pod.clone(),
-            (None, Some(node)) => format!("{node}:{}", mount.path),
+            // Where the kubelet has it tells nobody anything.
+            (None, Some(node)) => node.clone(),
             (None, None) => mount.path.clone(),
         }),
         mounts => Some(format!("{} places", mounts.len())),

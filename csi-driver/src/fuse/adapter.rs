@@ -435,14 +435,20 @@ impl Adapter {
         let written = match self.answered(request)? {
             Some(answer) => answer.size,
             None => {
+                let cached = flags & abi::WRITE_CACHE != 0;
                 let options = WriteOptions {
                     kill_priv: flags & abi::WRITE_KILL_SUIDGID != 0,
                     // A write of the page cache comes later than the process's; the kernel sends the time itself.
-                    keep_mtime: flags & abi::WRITE_CACHE != 0,
+                    keep_mtime: cached,
                 };
                 self.volume
-                    .write(&self.caller(request), node, offset, data, options)?
-                    as u64
+                    .write(&self.caller(request), node, offset, data, options)
+                    .map_err(|error| match Errno::from(error) {
+                        // The process learns of it at its close, where the kernel knows "no space" and else only "input/output
+                        // error", which would say that the store is broken.
+                        Errno(libc::EDQUOT) if cached => Errno(libc::ENOSPC),
+                        errno => errno,
+                    })? as u64
             }
         };
         Ok(Reply::of(&abi::WriteOut {

@@ -97,7 +97,7 @@ impl<'a> Space<'a> {
     /// # Errors
     /// When one is not in time.
     pub fn delete(&self, objects: &[&str]) -> Result<(), Failure> {
-        self.kubectl(&[&["delete", WAIT], objects].concat())?;
+        self.kubectl(&[&["delete", "--grace-period=1", WAIT], objects].concat())?;
         Ok(())
     }
 
@@ -125,6 +125,21 @@ impl<'a> Space<'a> {
     pub fn names(&self, kind: &str) -> Result<Vec<String>, Failure> {
         let text = self.kubectl(&["get", kind, "-o", "jsonpath={.items[*].metadata.name}"])?;
         Ok(text.split_whitespace().map(str::to_owned).collect())
+    }
+
+    /// Ends the pods, whose programs know no signal, without their time of grace, and then the namespace.
+    ///
+    /// # Errors
+    /// When it is not gone in time, with what is left.
+    pub fn end_quickly(self) -> Result<(), Failure> {
+        self.kubectl(&[
+            "delete",
+            "pods",
+            "--all",
+            "--grace-period=1",
+            "--wait=false",
+        ])?;
+        self.end()
     }
 
     /// Deletes the namespace and waits until it is gone, with everything in it.

@@ -35,7 +35,7 @@ pub fn inline(node: &Node) -> Result<(), Failure> {
             Err(format!("{forks:?}").into())
         }
     })?;
-    timed("its namespace ends", || space.end())
+    timed("its namespace ends", || space.end_quickly())
 }
 
 /// A StatefulSet and an indexed Job from the examples.
@@ -70,6 +70,10 @@ pub fn sets(node: &Node) -> Result<(), Failure> {
         space.kubectl(&["get", "statefulset,pods,pvc,anabranch"])?
     );
     space.kubectl(&["scale", "statefulset/workers", "--replicas=1"])?;
+    // They would wait for their time of grace.
+    for pod in ["workers-1", "workers-2"] {
+        let _ = space.delete(&["pod", pod]);
+    }
     eventually("claims of what was scaled away go", || {
         let claims = space.names("pvc")?;
         if claims == ["data-workers-0"] {
@@ -79,6 +83,7 @@ pub fn sets(node: &Node) -> Result<(), Failure> {
         }
     })?;
     space.delete(&["statefulset/workers"])?;
+    let _ = space.delete(&["pod", "workers-0"]);
 
     timed(
         "a Job of eight indices with a fork each: apply to Complete",
@@ -107,5 +112,5 @@ pub fn sets(node: &Node) -> Result<(), Failure> {
             Err(format!("{forks:?}").into())
         }
     })?;
-    timed("its namespace ends", || space.end())
+    timed("its namespace ends", || space.end_quickly())
 }
