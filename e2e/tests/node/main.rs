@@ -67,6 +67,10 @@ fn pods_on_a_node() {
             Err(failure) => {
                 println!("{name}: FAILED, {taken:.1} s: {failure}");
                 failures.push(format!("{name}: {failure}"));
+                if hold() {
+                    break;
+                }
+                forget(&node);
             }
         }
     }
@@ -74,6 +78,25 @@ fn pods_on_a_node() {
         fail(&node, &failures);
     }
     println!("all after {:.1} s", since.elapsed().as_secs_f64());
+}
+
+/// Whether to keep the node as it is after a failure.
+fn hold() -> bool {
+    std::env::var_os("ANABRANCH_NODE_HOLD").is_some()
+}
+
+/// Takes away what a failed scenario has left, so that the next ones say something.
+fn forget(node: &Node) {
+    for name in node
+        .kubectl(&["get", "namespaces", "-o", "name"])
+        .unwrap_or_default()
+        .lines()
+    {
+        let own = ["/default", "/kube-", "/anabranch-system"];
+        if !own.iter().any(|own| name.contains(own)) {
+            let _ = node.kubectl(&["delete", name, "--timeout=60s"]);
+        }
+    }
 }
 
 fn fail(node: &Node, failures: &[String]) -> ! {
@@ -88,7 +111,7 @@ fn fail(node: &Node, failures: &[String]) -> ! {
                 .unwrap_or_else(|failure| failure.to_string())
         );
     }
-    if std::env::var_os("ANABRANCH_NODE_HOLD").is_some() {
+    if hold() {
         println!("failed, and kept: {failures:#?}");
         println!("KUBECONFIG={}", node.file("admin.kubeconfig").display());
         std::thread::sleep(Duration::from_secs(86400));
