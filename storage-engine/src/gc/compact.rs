@@ -21,9 +21,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use crate::catalog::{SegmentRecord, segment_row};
 use crate::engine::{Durability, Inner};
 use crate::error::{Error, ErrorKind, IoContext, Result};
-use crate::files::types::RequestId;
 use crate::fs::Access;
-use crate::ids::{Epoch, FileId, Ino, Position, TimelineId};
+use crate::ids::{FileId, Ino, Position};
 use crate::index::keys::RecordKey;
 use crate::index::records::{self, Chunk, Extent, Record, SUM_BYTES};
 use crate::log::compacted::{CompactedHeader, KeptFrame, Mark, Meta, Piece, Stretch};
@@ -33,7 +32,8 @@ use crate::log::segment::SEGMENT_HEADER_BYTES;
 use crate::planted::{Bug, planted};
 use crate::timeline::NO_TIMELINE;
 
-use super::segments::{Known, Segments};
+use super::needed::{Needed, Owner, blocks_of, note_owner};
+use super::segments::Known;
 use super::sweep::Run;
 
 /// A segment is compacted when so much of what it takes would come back, in percent. Each byte that is written
@@ -43,6 +43,8 @@ const SHARE: u64 = 50;
 const FULL_SHARE: u64 = 5;
 /// What a file takes on the disk is a multiple of this.
 const BLOCK: u64 = reader::GIVEN_BACK_BYTES;
+/// To copy so many bytes counts as much as to look at a record.
+const COPIED: usize = 4096;
 /// Records looked at before the pace is kept.
 const PAGE: usize = 256;
 
@@ -54,23 +56,6 @@ struct Plan {
     sums: Vec<Vec<u32>>,
     /// Bytes that it would take.
     size: u64,
-}
-
-/// Whose bytes a run holds.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-struct Owner {
-    timeline: TimelineId,
-    ino: u64,
-    chunk: u32,
-}
-
-/// A run of which something is needed.
-struct Needed {
-    owner: Owner,
-    length: u32,
-    sums: Vec<u32>,
-    /// Blocks, by number.
-    blocks: HashSet<u32>,
 }
 
 /// A segment as it was found.
@@ -443,6 +428,7 @@ impl Run<'_> {
                     piece.run
                 )));
             }
+            self.rest(bytes.len() / COPIED + 1)?;
             piece.sum = crc32c::crc32c(&bytes);
             file.write_all_at(&bytes, piece.at)
                 .context("write", &temporary)?;
@@ -528,7 +514,7 @@ impl Run<'_> {
         for record in &records {
             rows.push(segment_row(record)?);
         }
-        for some in rows.chunks(super::PAGE) {
+        for some in rows.chunks(super::COMMIT) {
             let epoch = inner.shared_epoch();
             inner.commit_freeing(*epoch, NO_TIMELINE, some)?;
         }
@@ -564,56 +550,6 @@ impl Run<'_> {
     }
 }
 
-impl Needed {
-    /// Bytes `(from, take)` of the run, block by block, joined where they touch.
-    fn stretches(&self) -> Vec<(u32, u32)> {
-        let mut blocks: Vec<u32> = self.blocks.iter().copied().collect();
-        blocks.sort_unstable();
-        let mut out: Vec<(u32, u32)> = Vec::new();
-        for block in blocks {
-            let from = block * SUM_BYTES;
-            let take = SUM_BYTES.min(self.length - from);
-            match out.last_mut() {
-                Some((start, len)) if *start + *len == from => *len += take,
-                _ => out.push((from, take)),
-            }
-        }
-        out
-    }
-}
-
-/// Numbers of the blocks of its run that an extent has bytes in.
-fn blocks_of(e: &Extent) -> std::ops::Range<u32> {
-    e.skip / SUM_BYTES..(e.skip + e.take).div_ceil(SUM_BYTES)
-}
-
-/// Notes the owner of the runs that a version has in this file and did not inherit.
-fn note_owner(
-    timeline: TimelineId,
-    (key, value): (&[u8], &[u8]),
-    id: FileId,
-    owners: &mut HashMap<u64, Owner>,
-) -> Result<()> {
-    if key.first() != Some(&crate::index::keys::tag::CHUNK) {
-        return Ok(());
-    }
-    let key = RecordKey::decode(key)?;
-    let RecordKey::Chunk(ino, chunk) = key else {
-        return Ok(());
-    };
-    if let Some(Record::Chunk(Chunk::Extents(extents))) = records::decode(&key, value)? {
-        let owner = Owner {
-            timeline,
-            ino: ino.0,
-            chunk,
-        };
-        for e in extents.iter().filter(|e| e.file == id && !e.inherited) {
-            owners.insert(e.offset, owner);
-        }
-    }
-    Ok(())
-}
-
 /// Whether enough comes back of what a file takes.
 fn enough(stored: u64, needed: u64, share: u64) -> bool {
     let back = stored.saturating_sub(needed.next_multiple_of(BLOCK));
@@ -621,61 +557,6 @@ fn enough(stored: u64, needed: u64, share: u64) -> bool {
 }
 
 impl Inner {
-    /// Whether a row of a frame has the last word on something in the index. Cost: a look-up.
-    fn is_needed(
-        &self,
-        segments: &Segments,
-        base: Position,
-        (timeline, epoch, position, number): (TimelineId, Epoch, Position, u32),
-        row: &Row,
-    ) -> Result<bool> {
-        let index = &self.index;
-        let may_hold = |from: Epoch, to: Epoch| {
-            !planted(Bug::RemovalForgotten) && segments.may_hold((from, to), base, position)
-        };
-        Ok(match row {
-            Row::Record { key, value } => {
-                index.version(timeline, key, epoch)?.as_ref() == Some(value)
-            }
-            Row::Dead { value } => {
-                let there = index.dead_record(timeline, epoch, position, number)?;
-                there.as_ref() == Some(value)
-            }
-            Row::Catalog { key, value } => index.catalog_record(key)?.as_ref() == Some(value),
-            Row::Reply {
-                connection, unique, ..
-            } => {
-                let request = RequestId {
-                    connection: *connection,
-                    unique: *unique,
-                };
-                index.reply(request)?.is_some()
-            }
-            Row::Drop { key, epoch } => {
-                may_hold(*epoch, *epoch) && index.version(timeline, key, *epoch)?.is_none()
-            }
-            Row::Free { death, .. } => may_hold(*death, *death),
-            Row::Empty => {
-                let created = self
-                    .catalog
-                    .read()
-                    .timelines
-                    .get(&timeline)
-                    .map(|t| t.created);
-                may_hold(created.unwrap_or(Epoch::ZERO), epoch)
-            }
-            Row::Residue {
-                file,
-                offset,
-                value,
-            } => match index.residue(*file, *offset)? {
-                Some(there) => there == *value,
-                None => value.is_empty() && may_hold(Epoch::ZERO, epoch),
-            },
-            Row::Skipped { .. } => false,
-        })
-    }
-
     /// Up to where the index is on disk, at least up to `wanted` if the disk has room for it.
     fn index_on_disk(&self, wanted: Position) -> Result<Position> {
         let since = || self.commit.lock().unflushed.since();

@@ -21,6 +21,7 @@ mod compact;
 #[cfg(test)]
 mod compact_tests;
 pub(crate) mod cutoffs;
+mod needed;
 mod report;
 mod segments;
 mod space;
@@ -57,6 +58,8 @@ use sweep::{Pace, Run};
 
 /// Residues read at once.
 const PAGE: usize = 1024;
+/// Rows in one commit: it holds commits of others up for as long as it takes to write them.
+const COMMIT: usize = 64;
 
 /// What is kept between two collections.
 pub(crate) struct Collector {
@@ -285,7 +288,7 @@ impl Inner {
         swept: &[TimelineId],
         pins: &std::collections::HashMap<TimelineId, Pins>,
     ) -> Result<()> {
-        for some in swept.chunks(PAGE) {
+        for some in swept.chunks(COMMIT) {
             let _structure = self.structure.lock();
             let mut records = Vec::new();
             {
@@ -338,9 +341,9 @@ impl Inner {
                 after = Some(last.clone());
                 let rows = run.space.retry(&page, &run.segments)?;
                 run.space.settle()?;
-                if !rows.is_empty() {
+                for some in rows.chunks(COMMIT) {
                     let epoch = self.shared_epoch();
-                    self.commit_freeing(*epoch, NO_TIMELINE, &rows)?;
+                    self.commit_freeing(*epoch, NO_TIMELINE, some)?;
                 }
             }
             if let Some(file) = file {
@@ -365,7 +368,7 @@ impl Inner {
             }
             let rows = run.space.finish(id, &all)?;
             run.space.settle()?;
-            for some in rows.chunks(PAGE) {
+            for some in rows.chunks(COMMIT) {
                 let epoch = self.shared_epoch();
                 self.commit_freeing(*epoch, NO_TIMELINE, some)?;
             }

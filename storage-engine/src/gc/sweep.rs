@@ -14,6 +14,7 @@ use crate::index::records::{self, Chunk, Extent, INLINE, Record, UsageRecord};
 use crate::log::frame::Row;
 use crate::usage::Bytes;
 
+use super::COMMIT;
 use super::cutoffs::{Pins, Window};
 use super::report::{GcOptions, GcReport, KeptList};
 use super::segments::Segments;
@@ -21,7 +22,7 @@ use super::space::{Piece, Space};
 
 /// Rows read at once.
 const PAGE: usize = 1024;
-/// Rows in one commit: it holds commits of others up for as long as it takes to write them.
+/// Rows that come together before their bytes are given back, which is made durable first.
 const BATCH: usize = 2048;
 
 /// A collection under way.
@@ -82,9 +83,13 @@ impl Pace {
 /// What one commit does.
 #[derive(Default)]
 struct Batch {
-    rows: Vec<Row>,
+    rows: Vec<Gone>,
     pieces: Vec<Piece>,
-    /// Bytes that are not superseded-and-stored any more.
+}
+
+/// A row, and how many bytes are not superseded-and-stored any more with it.
+struct Gone {
+    row: Row,
     dead: u64,
 }
 
@@ -97,7 +102,14 @@ impl Batch {
             skip: e.skip,
             take: e.take,
         });
-        self.dead += u64::from(e.take);
+        self.bury(u64::from(e.take));
+    }
+
+    /// Bytes that go with the last row.
+    fn bury(&mut self, bytes: u64) {
+        if let Some(gone) = self.rows.last_mut() {
+            gone.dead += bytes;
+        }
     }
 }
 
@@ -311,10 +323,11 @@ impl Run<'_> {
     fn drop_version(&mut self, relative: &[u8], epoch: Epoch, row: &[u8], batch: &mut Batch) {
         self.report.versions += 1;
         self.lose_version(relative, epoch, row);
-        batch.rows.push(Row::Drop {
+        let row = Row::Drop {
             key: relative.to_vec(),
             epoch,
-        });
+        };
+        batch.rows.push(Gone { row, dead: 0 });
     }
 
     /// Whether the origin of a window has this record.
@@ -359,7 +372,7 @@ impl Run<'_> {
                 if let RecordKey::Chunk(ino, _) = key {
                     self.count(len, |gone| gone.add_inline(ino, Epoch(born), len));
                 }
-                batch.dead += bytes.len() as u64;
+                batch.bury(bytes.len() as u64);
             }
             _ => {}
         }
@@ -400,12 +413,16 @@ impl Run<'_> {
                 }
                 self.count(u64::from(dead.take), |gone| gone.add_dead(key.death, &dead));
                 self.lose(self.segments.at(key.frame).map(|k| k.id), value.len());
-                batch.rows.push(Row::Free {
+                let row = Row::Free {
                     death: key.death,
                     frame: key.frame,
                     number: key.number,
+                };
+                let dead_bytes = u64::from(dead.take);
+                batch.rows.push(Gone {
+                    row,
+                    dead: dead_bytes,
                 });
-                batch.dead += u64::from(dead.take);
                 if dead.file != INLINE {
                     batch.pieces.push(piece(&dead));
                 }
@@ -490,9 +507,9 @@ impl Run<'_> {
         let rows = self.space.give(&batch.pieces, &self.segments)?;
         batch.pieces.clear();
         self.step_point()?;
-        if !rows.is_empty() {
+        for some in rows.chunks(COMMIT) {
             let epoch = self.inner.shared_epoch();
-            self.inner.commit_freeing(*epoch, id, &rows)?;
+            self.inner.commit_freeing(*epoch, id, some)?;
         }
         Ok(())
     }
@@ -512,21 +529,40 @@ impl Run<'_> {
     }
 
     /// Gives the bytes back, and then forgets who they were: the other way round a crash would leave
-    /// bytes that nobody knows of.
+    /// bytes that nobody knows of. That is done by and by, so that nobody who writes waits for long; a
+    /// crash in between gives the bytes of the rest back again.
     fn commit(&mut self, id: TimelineId, batch: &mut Batch) -> Result<()> {
         let batch = std::mem::take(batch);
         if self.options.dry_run || batch.rows.is_empty() && batch.pieces.is_empty() {
             return Ok(());
         }
-        let mut rows = batch.rows;
         self.step_point()?;
         self.lose_pieces(&batch.pieces);
-        rows.extend(self.space.give(&batch.pieces, &self.segments)?);
+        let residues = self.space.give(&batch.pieces, &self.segments)?;
         self.space.settle()?;
         self.step_point()?;
+        // What is left of blocks must be known before it is forgotten whose they were.
+        for some in residues.chunks(COMMIT) {
+            self.commit_rows(id, some.to_vec(), 0)?;
+        }
+        let mut rows = batch.rows.into_iter().peekable();
+        while rows.peek().is_some() {
+            let (mut some, mut dead) = (Vec::with_capacity(COMMIT + 1), 0);
+            for gone in rows.by_ref().take(COMMIT) {
+                some.push(gone.row);
+                dead += gone.dead;
+            }
+            self.commit_rows(id, some, dead)?;
+            self.step_point()?;
+        }
+        Ok(())
+    }
+
+    /// One commit, that also corrects the totals.
+    fn commit_rows(&mut self, id: TimelineId, mut rows: Vec<Row>, dead: u64) -> Result<()> {
         let inner = self.inner;
         let state = match inner.state(id) {
-            Ok(state) if batch.dead > 0 => Some(state),
+            Ok(state) if dead > 0 => Some(state),
             Ok(_) => None,
             // A deleted one has no totals.
             Err(e) if e.kind() == ErrorKind::NotFound => None,
@@ -537,7 +573,7 @@ impl Run<'_> {
             Some(state) => {
                 let mut own = state.inner.write();
                 let usage = UsageRecord {
-                    dead: own.usage.dead.saturating_sub(batch.dead),
+                    dead: own.usage.dead.saturating_sub(dead),
                     ..own.usage
                 };
                 rows.push(crate::timeline::record_row(
@@ -551,8 +587,7 @@ impl Run<'_> {
                 inner.commit_freeing(*epoch, id, &rows)?;
             }
         }
-        drop(epoch);
-        self.step_point()
+        Ok(())
     }
 }
 
