@@ -33,7 +33,7 @@ run: ## the main job: build, then play examples/quickstart.yaml on a real tree a
 	$(CARGO) build $(LOCKED) --release --package csi-driver --no-default-features --bins
 	@./e2e/quickstart
 
-test: unit e2e ## every test: unit, model, crash, then other people's suites and real work on real mounts
+test: unit e2e node ## every test: unit, model, crash, other people's suites and real work on real mounts, and pods on a real node
 	@echo "All tests passed."
 
 # What passing tests print is shown too: seeds, and how long a takeover stalled.

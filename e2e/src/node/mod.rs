@@ -23,7 +23,7 @@ use crate::cluster::pki::Pki;
 use crate::cluster::{Failure, tail};
 pub use programs::Programs;
 pub use space::Space;
-pub use watch::{eventually, timed};
+pub use watch::{eventually, say, timed};
 
 /// Name of the node, as the examples have it.
 pub const NODE: &str = "node-1";

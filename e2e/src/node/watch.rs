@@ -28,6 +28,17 @@ pub fn eventually<T>(
     }
 }
 
+/// Prints lines as those of the scenario that this thread runs.
+pub fn say(text: &str) {
+    let thread = std::thread::current();
+    let name = thread.name().unwrap_or_default();
+    let lines: Vec<_> = text
+        .lines()
+        .map(|line| format!("[{name}] {line}"))
+        .collect();
+    println!("{}", lines.join("\n"));
+}
+
 /// Does something and prints how long it took.
 ///
 /// # Errors
@@ -36,9 +47,9 @@ pub fn timed<T>(what: &str, act: impl FnOnce() -> Result<T, Failure>) -> Result<
     let since = Instant::now();
     let result = act();
     let taken = since.elapsed().as_secs_f64();
-    println!(
-        "  {what}: {taken:.1} s{}",
+    say(&format!(
+        "{what}: {taken:.1} s{}",
         if result.is_ok() { "" } else { ", failed" }
-    );
+    ));
     result
 }

@@ -1,7 +1,7 @@
 //! Claims: empty, grown, cloned, restored, and made from objects of ours.
 
 use e2e::cluster::Failure;
-use e2e::node::{NODE, Node, Space, eventually, timed};
+use e2e::node::{NODE, Node, Space, eventually, say, timed};
 
 use crate::forks::{dataset, see_source};
 use crate::manifests::{claim, claim_of, of_claim, pod, sleeper};
@@ -61,10 +61,10 @@ pub fn empty(node: &Node) -> Result<(), Failure> {
             }
         })
     })?;
-    println!(
-        "  df in the pod: {before} KiB, then {} KiB",
+    say(&format!(
+        "df in the pod: {before} KiB, then {} KiB",
         size(&space, "two")?
-    );
+    ));
     space.sh(
         "two",
         "dd if=/dev/zero of=/data/large bs=1M count=100 && sync",
@@ -80,7 +80,7 @@ pub fn empty(node: &Node) -> Result<(), Failure> {
         });
         Ok(line.ok_or("none")?.to_owned())
     })?;
-    println!("  {statistics}");
+    say(&statistics);
     // A claim that is deleted while a pod uses it stays until the pod is gone, and then ends.
     space.kubectl(&["delete", "pvc", "work", "--wait=false"])?;
     space.sh("two", "echo still > /data/here; sync; cat /data/here")?;
@@ -113,7 +113,7 @@ pub fn copies(node: &Node) -> Result<(), Failure> {
             space.ready(&["pod/compare"])
         },
     )?;
-    println!("{}", space.kubectl(&["get", "pvc,volumesnapshot"])?);
+    say(&space.kubectl(&["get", "pvc,volumesnapshot"])?);
     space.sh("work", "seq 1000 > /data/after; sync")?;
     space.sh(
         "compare",
@@ -170,7 +170,7 @@ pub fn sources(node: &Node) -> Result<(), Failure> {
             other => return Err(format!("{pod} writes what is read-only: {other:?}").into()),
         }
     }
-    println!("{}", space.kubectl(&["get", "anabranch,pvc"])?);
+    say(&space.kubectl(&["get", "anabranch,pvc"])?);
     timed("its namespace ends", || space.end_quickly())
 }
 

@@ -3,7 +3,7 @@
 use std::fs;
 
 use e2e::cluster::Failure;
-use e2e::node::{Node, SYSTEM, Space, eventually, timed};
+use e2e::node::{Node, SYSTEM, Space, eventually, say, timed};
 
 use crate::forks::dataset;
 use crate::manifests::{claim, claim_of, of_claim, pod, sleeper};
@@ -115,7 +115,7 @@ fn nothing_left(node: &Node) -> Result<(), Failure> {
             Ok(tree)
         }
     })?;
-    println!("  anabranch tree: {}", tree.trim());
+    say(&format!("anabranch tree: {}", tree.trim()));
     Ok(())
 }
 

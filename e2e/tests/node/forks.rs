@@ -1,7 +1,7 @@
 //! Buckets, snapshots and sets of forks, with claims that pods name.
 
 use e2e::cluster::Failure;
-use e2e::node::{Node, Space, timed};
+use e2e::node::{Node, Space, say, timed};
 
 use crate::manifests::sleeper;
 
@@ -65,12 +65,9 @@ pub fn sets(node: &Node) -> Result<(), Failure> {
         space.ready(&["pod/try"])
     })?;
     see_source(&space, "try")?;
-    println!("{}", space.kubectl(&["get", "anabranch"])?);
-    println!("{}", space.kubectl(&["get", "pods,pvc"])?);
-    println!(
-        "{}",
-        node.kubectl(&["get", "pv,csinodes,csistoragecapacities", "-A"])?
-    );
+    say(&space.kubectl(&["get", "anabranch"])?);
+    say(&space.kubectl(&["get", "pods,pvc"])?);
+    say(&node.kubectl(&["get", "pv,csinodes,csistoragecapacities", "-A"])?);
     // The same fork again, for another pod.
     space.delete(&["pod/agent-0"])?;
     space.apply(&sleeper("again", "agent-0"))?;

@@ -13,6 +13,8 @@ mod outage;
 mod pods;
 mod prepare;
 
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use e2e::cluster::Failure;
@@ -20,17 +22,21 @@ use e2e::node::{self, Node};
 
 type Scenario = (&'static str, fn(&Node) -> Result<(), Failure>);
 
-const SCENARIOS: &[Scenario] = &[
+/// Each in a namespace of its own, three at a time.
+const TOGETHER: &[Scenario] = &[
+    ("workloads", pods::sets),
     ("sets", forks::sets),
     ("empty", claims::empty),
     ("copies", claims::copies),
     ("sources", claims::sources),
     ("single", claims::single),
     ("inline", pods::inline),
-    ("workloads", pods::sets),
+];
+
+/// One after another, after those: they touch the whole node. The chart is gone after the last.
+const ALONE: &[Scenario] = &[
     ("outage", outage::agents),
     ("endings", endings::in_use),
-    // The last: the chart is gone after it.
     ("uninstall", endings::uninstall),
 ];
 
@@ -52,32 +58,60 @@ fn pods_on_a_node() {
     }
     println!("installed after {:.1} s", since.elapsed().as_secs_f64());
     let asked = std::env::var("ANABRANCH_NODE").unwrap_or_default();
-    let mut failures = Vec::new();
-    for (name, scenario) in SCENARIOS {
-        if !asked.is_empty() && !asked.split(',').any(|one| one == *name) {
-            println!("not run: {name} (ANABRANCH_NODE)");
-            continue;
+    let wanted = |scenario: &&Scenario| {
+        let wanted = asked.is_empty() || asked.split(',').any(|name| name == scenario.0);
+        if !wanted {
+            println!("not run: {} (ANABRANCH_NODE)", scenario.0);
         }
-        println!("{name}");
-        let begun = Instant::now();
-        let result = scenario(&node);
-        let taken = begun.elapsed().as_secs_f64();
-        match result {
-            Ok(()) => println!("{name}: passed, {taken:.1} s"),
-            Err(failure) => {
-                println!("{name}: FAILED, {taken:.1} s: {failure}");
-                failures.push(format!("{name}: {failure}"));
-                if hold() {
-                    break;
-                }
-                forget(&node);
-            }
+        wanted
+    };
+    let together: Vec<_> = TOGETHER.iter().filter(wanted).collect();
+    let mut failures = run(&node, &together, 3);
+    for scenario in ALONE.iter().filter(wanted) {
+        if failures.is_empty() || !hold() {
+            failures.extend(run(&node, &[scenario], 1));
         }
     }
     if !failures.is_empty() {
         fail(&node, &failures);
     }
     println!("all after {:.1} s", since.elapsed().as_secs_f64());
+}
+
+/// Runs scenarios, so many at a time, and gives what failed.
+fn run(node: &Node, scenarios: &[&Scenario], threads: usize) -> Vec<String> {
+    let next = AtomicUsize::new(0);
+    let failures = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                while let Some((name, scenario)) =
+                    scenarios.get(next.fetch_add(1, Ordering::Relaxed))
+                {
+                    let begun = Instant::now();
+                    // A thread of its own, which has the scenario's name.
+                    let result = std::thread::scope(|scope| {
+                        let thread = std::thread::Builder::new().name((*name).to_owned());
+                        let running = thread.spawn_scoped(scope, || scenario(node)).unwrap();
+                        running.join().unwrap_or_else(|_| Err("it panicked".into()))
+                    });
+                    let taken = begun.elapsed().as_secs_f64();
+                    match result {
+                        Ok(()) => println!("{name}: passed, {taken:.1} s"),
+                        Err(failure) => {
+                            println!("{name}: FAILED, {taken:.1} s: {failure}");
+                            failures.lock().unwrap().push(format!("{name}: {failure}"));
+                        }
+                    }
+                }
+            });
+        }
+    });
+    let failures = failures.into_inner().unwrap();
+    if !failures.is_empty() && !hold() {
+        forget(node);
+    }
+    failures
 }
 
 /// Whether to keep the node as it is after a failure.

@@ -4,7 +4,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use e2e::cluster::Failure;
-use e2e::node::{Node, SYSTEM, Space, eventually, timed};
+use e2e::node::{Node, SYSTEM, Space, eventually, say, timed};
 
 use crate::forks::dataset;
 use crate::manifests::{claim, of_claim, pod, sleeper};
@@ -112,7 +112,7 @@ pub fn agents(node: &Node) -> Result<(), Failure> {
             return Err(format!("the program in {pod} saw {} times: {first}", failed.len()).into());
         }
         let rounds = space.sh(pod, READER)?;
-        println!("  {pod}: {rounds}");
+        say(&format!("{pod}: {rounds}"));
         if log.trim() != format!("done {}", rounds.split(' ').next().unwrap_or_default()) {
             return Err(format!("{pod} wrote {log} and has {rounds}").into());
         }
@@ -121,7 +121,10 @@ pub fn agents(node: &Node) -> Result<(), Failure> {
     space.delete(&["pod/on-claim"])?;
     space.apply(&sleeper("after", "kept"))?;
     space.ready(&["pod/after"])?;
-    println!("  after a new mount: {}", space.sh("after", READER)?);
+    say(&format!(
+        "after a new mount: {}",
+        space.sh("after", READER)?
+    ));
     timed("its namespace ends", || space.end_quickly())
 }
 

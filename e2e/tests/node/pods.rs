@@ -1,7 +1,7 @@
 //! Forks that live as long as a pod, and sets of pods.
 
 use e2e::cluster::Failure;
-use e2e::node::{Node, Space, eventually, timed};
+use e2e::node::{Node, Space, eventually, say, timed};
 
 use crate::forks::{dataset, see_source};
 
@@ -22,7 +22,7 @@ pub fn inline(node: &Node) -> Result<(), Failure> {
         return Err(format!("the owners that a pod with fsGroup sees: {seen}").into());
     }
     let forks = space.names("bucketforks")?;
-    println!("  while the pod is there: {}", forks.join(" "));
+    say(&format!("while the pod is there: {}", forks.join(" ")));
     if forks.len() != 2 {
         return Err(format!("not one fork more than review: {forks:?}").into());
     }
@@ -43,7 +43,8 @@ pub fn sets(node: &Node) -> Result<(), Failure> {
     let space = Space::make(node, "workloads")?;
     dataset(&space)?;
     timed("three replicas with a fork each: apply to Ready", || {
-        space.example("cluster/statefulset.yaml", &[])?;
+        let quick = "      terminationGracePeriodSeconds: 1\n      containers:";
+        space.example("cluster/statefulset.yaml", &[("      containers:", quick)])?;
         space.wait(
             "jsonpath={.status.readyReplicas}=3",
             &["statefulset/workers"],
@@ -57,33 +58,29 @@ pub fn sets(node: &Node) -> Result<(), Failure> {
         )?;
     }
     space.kubectl(&["delete", "pod", "workers-1", "--grace-period=1"])?;
-    eventually("the replica is back", || {
-        let seen = space.sh("workers-1", "cat /data/mine; wc -l < /data/starts")?;
-        if seen == "1\n2" {
-            Ok(())
-        } else {
-            Err(seen.into())
-        }
+    timed("a replica is deleted and back", || {
+        eventually("the replica is back", || {
+            let seen = space.sh("workers-1", "cat /data/mine; wc -l < /data/starts")?;
+            if seen == "1\n2" {
+                Ok(())
+            } else {
+                Err(seen.into())
+            }
+        })
     })?;
-    println!(
-        "{}",
-        space.kubectl(&["get", "statefulset,pods,pvc,anabranch"])?
-    );
+    say(&space.kubectl(&["get", "statefulset,pods,pvc,anabranch"])?);
     space.kubectl(&["scale", "statefulset/workers", "--replicas=1"])?;
-    // They would wait for their time of grace.
-    for pod in ["workers-1", "workers-2"] {
-        let _ = space.delete(&["pod", pod]);
-    }
-    eventually("claims of what was scaled away go", || {
-        let claims = space.names("pvc")?;
-        if claims == ["data-workers-0"] {
-            Ok(())
-        } else {
-            Err(format!("{claims:?}").into())
-        }
+    timed("claims of what was scaled away go", || {
+        eventually("one claim is left", || {
+            let claims = space.names("pvc")?;
+            if claims == ["data-workers-0"] {
+                Ok(())
+            } else {
+                Err(format!("{claims:?}").into())
+            }
+        })
     })?;
     space.delete(&["statefulset/workers"])?;
-    let _ = space.delete(&["pod", "workers-0"]);
 
     timed(
         "a Job of eight indices with a fork each: apply to Complete",

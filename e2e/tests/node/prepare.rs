@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use e2e::binaries::binary;
 use e2e::cluster::Failure;
 use e2e::node::images::Image;
-use e2e::node::{NODE, Node, SYSTEM, eventually, timed};
+use e2e::node::{NODE, Node, SYSTEM, eventually, say, timed};
 
 /// The tag of the chart's images.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -30,7 +30,7 @@ pub fn install(node: &Node) -> Result<(), Failure> {
     )?;
     source()?;
     timed("helm install: until everything is ready", || chart(node))?;
-    println!("{}", node.kubectl(&["get", "pods", "-A", "-o", "wide"])?);
+    say(&node.kubectl(&["get", "pods", "-A", "-o", "wide"])?);
     Ok(())
 }
 
