@@ -73,6 +73,10 @@ pub struct ForkSpec {
     /// Whether deletion and expiry are refused until this is false again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protected: Option<bool>,
+    /// Whether every read is verified against its checksum, also where a read-only mount would let the kernel read large files
+    /// by itself, which is faster. A mount that is there already goes on as it was made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verified_reads: Option<bool>,
     /// Makes a PersistentVolumeClaim of the same name for the fork, and for each fork of a set, that pods can name. It goes
     /// with the fork. It means nothing without a cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -33,6 +33,8 @@ pub const LABEL_KIND: &str = "anabranch.dev/kind";
 pub const LABEL_NAMESPACE: &str = "anabranch.dev/namespace";
 /// Label of an engine timeline or snapshot: the name of the object that owns it.
 pub const LABEL_NAME: &str = "anabranch.dev/name";
+/// Label of an engine timeline: `true` where every read of a mount is verified, and nothing is passed through to the kernel.
+pub const LABEL_VERIFIED_READS: &str = "anabranch.dev/verified-reads";
 /// Label of an engine timeline: the index of the item of a set that it is (decimal); absent without `count`.
 pub const LABEL_INDEX: &str = "anabranch.dev/index";
 /// Label of an engine timeline or snapshot: what it was made from, in one line.

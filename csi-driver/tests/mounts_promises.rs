@@ -224,6 +224,86 @@ fn a_dataset_is_read_from_its_object_files_by_all_mounts_alike() {
     assert!(engine.check(|_| {}).unwrap().is_sound());
 }
 
+#[test]
+fn a_volume_of_verified_reads_gives_no_damaged_byte_where_another_trusts_the_disk() {
+    if !can_mount("a_volume_of_verified_reads_gives_no_damaged_byte_where_another_trusts_the_disk")
+    {
+        return;
+    }
+    let _alive = watchdog(Duration::from_secs(120));
+    let place = Place::new("verified");
+    let engine = place.engine();
+    let large = pattern(1, 1 << 20);
+    let base = root_timeline(&engine, "bucket/default/base");
+    volume(&engine, Point::Now(base))
+        .objects()
+        .put("large", &large, &PutOptions::default())
+        .unwrap();
+    let labelled = |verified: &str| Settings {
+        read_only: true,
+        labels: [(
+            "anabranch.dev/verified-reads".to_owned(),
+            verified.to_owned(),
+        )]
+        .into(),
+        ..Settings::default()
+    };
+    for (name, verified) in [("plain", "false"), ("verified", "true")] {
+        let id = fork(
+            &engine,
+            &format!("fork/default/{name}"),
+            Point::Now(base),
+            true,
+        );
+        engine.update_settings(id, labelled(verified)).unwrap();
+    }
+    let [object] = objects(&place).try_into().unwrap();
+    let mut bytes = large.clone();
+    bytes[700_000] ^= 1;
+    fs::remove_file(&object).unwrap();
+    fs::write(&object, &bytes).unwrap();
+    let mut mounts = place.mounts(&engine);
+    for name in ["plain", "verified"] {
+        let id = engine
+            .timeline_named(&format!("fork/default/{name}"))
+            .unwrap()
+            .id;
+        mounts
+            .mount(request(name, Point::Now(id), place.path(name)))
+            .unwrap();
+    }
+    let read = |name: &str| fs::read(place.path(name).join("large"));
+    assert!(
+        read("plain").unwrap() == bytes,
+        "nothing was passed through"
+    );
+    let refused = |error: std::io::Error| assert_eq!(error.raw_os_error(), Some(libc::EIO));
+    refused(read("verified").unwrap_err());
+    // It stays so when another process serves the mount.
+    mounts.leave();
+    mounts = place.mounts(&engine);
+    mounts.take_over().unwrap();
+    refused(read("verified").unwrap_err());
+    // The scrub names it, whoever reads.
+    let report = engine
+        .scrub(storage_engine::ScrubOptions::default(), &mut |_| {
+            std::ops::ControlFlow::Continue(())
+        })
+        .unwrap();
+    let [damage] = &report.damage[..] else {
+        panic!("{report:?}");
+    };
+    assert_eq!(damage.timeline.as_deref(), Some("bucket/default/base"));
+    assert_eq!(damage.paths, ["/large"]);
+    assert!(damage.file.starts_with("objects/"), "{damage:?}");
+    let offset = damage.offset.unwrap();
+    assert!(
+        offset <= 700_000 && offset + (16 << 10) > 700_000,
+        "{damage:?}"
+    );
+    mounts.shut_down(Duration::from_secs(5)).unwrap();
+}
+
 fn keeper_pid(place: &Place) -> u32 {
     // The lock file of a keeper is held by its process.
     for entry in fs::read_dir("/proc").unwrap().flatten() {

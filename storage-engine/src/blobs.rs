@@ -36,6 +36,8 @@ pub(crate) struct Blobs {
     directories: Mutex<HashSet<u8>>,
     /// Whether an earlier run may have left object files behind that nothing refers to.
     left_behind: AtomicBool,
+    /// The file system has said that the kernel does not verify files for us.
+    unprotected: AtomicBool,
 }
 
 /// An object file on its way.
@@ -68,6 +70,7 @@ impl Blobs {
             marked: Mutex::new(marked),
             directories: Mutex::default(),
             left_behind: AtomicBool::new(marked),
+            unprotected: AtomicBool::new(false),
         }
     }
 
@@ -194,6 +197,9 @@ impl Blobs {
                     self.damaged(piece, start, "the file is too short")
                 } else if e.kind() == std::io::ErrorKind::InvalidData {
                     self.damaged(piece, start, &e.to_string())
+                } else if e.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) {
+                    // The disk gives it back no more, or not as it was (fs-verity).
+                    self.damaged(piece, start, &format!("it cannot be read: {e}"))
                 } else {
                     Error::io("read", &self.path(piece.file), &e)
                 }
@@ -275,17 +281,79 @@ impl Blobs {
         self.layout.fs.open_descriptor(&path).context("open", &path)
     }
 
-    /// Makes an object file durable and immutable.
-    pub fn seal_object(&self, file: &dyn File, path: &Path) -> Result<()> {
+    /// Makes an object file durable and immutable, and sees to it that it holds what was written. Cost: a sync, and the
+    /// file, read once.
+    pub fn seal_object(
+        &self,
+        file: &dyn File,
+        path: &std::path::Path,
+        written: Written,
+    ) -> Result<()> {
         file.seal().context("seal", path)?;
         if !planted(Bug::SkippedObjectSync) {
             file.sync_all().context("sync", path)?;
+        }
+        if written.of(file).context("read", path)? != written {
+            return Err(Error::corrupt(format!(
+                "{} does not hold what was just written to it",
+                path.display()
+            )));
         }
         match path.parent() {
             Some(_) if planted(Bug::SkippedObjectDirectorySync) => Ok(()),
             Some(dir) => self.layout.sync_dir(dir),
             None => Ok(()),
         }
+    }
+
+    /// Has the kernel verify whatever is read of a sealed object file, where the file system offers that: also what is
+    /// read past us. Nobody may have it open for writing. Cost: the file, read once.
+    pub fn protect(&self, path: &std::path::Path) {
+        if self.unprotected.load(Ordering::Relaxed) {
+            return;
+        }
+        match self.layout.fs.protect(path) {
+            Ok(true) => {}
+            Ok(false) => {
+                self.unprotected.store(true, Ordering::Relaxed);
+                tracing::debug!(path = %path.display(), "the file system offers no fs-verity");
+            }
+            // It is whole and sealed all the same.
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "cannot protect an object file by fs-verity");
+            }
+        }
+    }
+}
+
+/// What was written to a file, in its order, holes as zeros.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Written {
+    len: u64,
+    sum: u32,
+}
+
+impl Written {
+    pub fn add(&mut self, bytes: &[u8]) {
+        self.len += bytes.len() as u64;
+        self.sum = crc32c::crc32c_append(self.sum, bytes);
+    }
+
+    /// What so much of a file, and no more than it has, holds now.
+    fn of(self, file: &dyn File) -> std::io::Result<Self> {
+        const STEP: usize = 256 << 10;
+        let len = file.metadata()?.len;
+        if len != self.len {
+            return Ok(Self { len, sum: 0 });
+        }
+        let mut found = Self::default();
+        let mut buffer = vec![0; STEP.min(len as usize)];
+        while found.len < len {
+            let n = ((len - found.len) as usize).min(STEP);
+            file.read_exact_at(&mut buffer[..n], found.len)?;
+            found.add(&buffer[..n]);
+        }
+        Ok(found)
     }
 }
 

@@ -165,6 +165,7 @@ fn object_for(fork: &EphemeralFork) -> Result<BucketFork> {
         source,
         lifetime: Lifetime::no_expiry(),
         quota: (quota != Quota::default()).then_some(quota),
+        verified_reads: fork.verified_reads,
         ..ForkSpec::default()
     };
     let mut object = BucketFork::new(&name_for(fork), spec);
@@ -269,6 +270,7 @@ mod tests {
             },
             source: (SourceKind::Snapshot, "v1".into()),
             quota: storage_engine::Quota::default(),
+            verified_reads: None,
         }
     }
 

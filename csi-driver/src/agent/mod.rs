@@ -21,5 +21,7 @@ mod observe;
 mod reconcile;
 pub mod retention;
 mod roots;
+#[cfg(feature = "cluster")]
+pub mod scrub;
 
 pub use reconcile::{Agent, Pass};

@@ -14,6 +14,7 @@ use crds::conditions::{Reason, State};
 use crds::{Kind, Object, ObjectKey};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Namespace;
+use kube::runtime::events::EventType;
 use kube::{Api, Client};
 use operator::cluster::cache::Cache;
 use operator::cluster::controller::instant_of;
@@ -135,6 +136,8 @@ pub enum News {
     Of(ObjectKey),
     /// A command has changed something in the store.
     Store,
+    /// Bytes of this object's timeline are damaged: where, in words.
+    Damaged(ObjectKey, String),
 }
 
 /// Runs the agent until `end` turns true.
@@ -218,6 +221,17 @@ pub async fn run(
         while let Some(news) = news.recv().await {
             match news {
                 News::Of(key) => hears.queue.add(key),
+                News::Damaged(key, places) => {
+                    if let Some(object) = hears.cache.get(&key) {
+                        let note = format!(
+                            "stored bytes are damaged: {places}. `anabranch check` names every state that is hit"
+                        );
+                        hears
+                            .events
+                            .tell(&object, EventType::Warning, "Damaged", "Scrub", &note)
+                            .await;
+                    }
+                }
                 News::Store => {
                     let all = hears.cache.all();
                     all.iter().for_each(|object| hears.queue.add(object.key()));

@@ -141,5 +141,6 @@ fn requested(volume: &str, attributes: &BTreeMap<String, String>) -> Result<Ephe
             bytes: limits.bytes,
             inodes: limits.inodes,
         },
+        verified_reads: limits.verified_reads,
     })
 }

@@ -1,6 +1,7 @@
 //! Where the forks of ephemeral volumes come from: an object for each in a cluster ([`crate::agent::inline`]), the
 //! engine alone without one.
 
+use crds::names::LABEL_VERIFIED_READS;
 use storage_engine::{Durability, Engine, ForkRequest, Point, Quota, Settings, TimelineInfo};
 
 use super::driver::present;
@@ -19,6 +20,8 @@ pub struct EphemeralFork {
     pub source: (SourceKind, String),
     /// What it may hold itself.
     pub quota: Quota,
+    /// Whether every read is verified.
+    pub verified_reads: Option<bool>,
 }
 
 /// A pod, as the kubelet names it.
@@ -130,6 +133,10 @@ impl EphemeralForks for EngineForks {
             source,
             settings: Settings {
                 quota: fork.quota,
+                labels: match fork.verified_reads {
+                    Some(true) => [(LABEL_VERIFIED_READS.to_owned(), "true".to_owned())].into(),
+                    _ => Default::default(),
+                },
                 ..Settings::default()
             },
             durability: Durability::Local,

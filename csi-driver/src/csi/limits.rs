@@ -67,6 +67,8 @@ pub(super) struct Parameters {
     pub inodes: Option<u64>,
     /// `retain`: how far back every instant stays readable.
     pub retain: Option<Duration>,
+    /// `verifiedReads`: every read of a read-only mount is verified, too; nothing is passed through to the kernel.
+    pub verified_reads: Option<bool>,
 }
 
 impl Parameters {
@@ -75,7 +77,7 @@ impl Parameters {
     /// # Errors
     /// `InvalidArgument`, naming the parameter and what is allowed.
     pub fn of_class(given: &BTreeMap<String, String>) -> Result<Parameters> {
-        Self::read(given, &["inodes", "retain"])
+        Self::read(given, &["inodes", "retain", "verifiedReads"])
     }
 
     /// Reads the mutable parameters of a volume attributes class.
@@ -91,7 +93,7 @@ impl Parameters {
     /// # Errors
     /// As [`Parameters::of_class`].
     pub fn ephemeral(given: &BTreeMap<String, String>) -> Result<Parameters> {
-        Self::read(given, &["bytes", "inodes"])
+        Self::read(given, &["bytes", "inodes", "verifiedReads"])
     }
 
     fn read(given: &BTreeMap<String, String>, allowed: &[&str]) -> Result<Parameters> {
@@ -115,6 +117,9 @@ impl Parameters {
                             .map(|d| d.0)
                             .map_err(|_| bad("a duration such as 1h30m"))?,
                     );
+                }
+                "verifiedReads" if allowed.contains(&"verifiedReads") => {
+                    read.verified_reads = Some(value.parse().map_err(|_| bad("true or false"))?);
                 }
                 _ => {
                     return Err(CsiError::invalid(format!(
@@ -169,13 +174,17 @@ mod tests {
         let error = Parameters::of_class(&given("bytes", "1Gi")).unwrap_err();
         assert_eq!(
             error.message,
-            "there is no parameter bytes; these are: inodes, retain"
+            "there is no parameter bytes; these are: inodes, retain, verifiedReads"
         );
         assert_eq!(
             Parameters::mutable(&given("bytes", "1Gi")).unwrap().bytes,
             Some(1 << 30)
         );
         assert!(Parameters::of_class(&given("inodes", "-1")).is_err());
+        let verified = |value| Parameters::of_class(&given("verifiedReads", value));
+        assert_eq!(verified("true").unwrap().verified_reads, Some(true));
+        assert!(verified("yes").is_err());
+        assert!(Parameters::mutable(&given("verifiedReads", "true")).is_err());
         assert!(Parameters::of_class(&given("csi.storage.k8s.io/pvc/name", "x")).is_ok());
     }
 }

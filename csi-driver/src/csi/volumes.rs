@@ -1,5 +1,6 @@
 //! Creating, deleting, listing, expanding and modifying volumes.
 
+use crds::names::LABEL_VERIFIED_READS;
 use std::collections::BTreeMap;
 
 use storage_engine::{CreateRoot, Durability, ForkRequest, Point, Quota, Settings, TimelineInfo};
@@ -59,6 +60,10 @@ impl Driver {
         if let Some(found) = present(self.engine.timeline_named(&name))? {
             return self.same_volume(request, &found);
         }
+        let mut labels = BTreeMap::from([(LABEL_NAME.to_owned(), request.name.clone())]);
+        if class.verified_reads == Some(true) {
+            labels.insert(LABEL_VERIFIED_READS.to_owned(), "true".to_owned());
+        }
         let settings = Settings {
             read_only: request.capabilities.iter().all(Capability::reads_only),
             protected: false,
@@ -67,7 +72,7 @@ impl Driver {
                 inodes: mutable.inodes.or(class.inodes),
             },
             retain: mutable.retain.or(class.retain).unwrap_or_default(),
-            labels: BTreeMap::from([(LABEL_NAME.to_owned(), request.name.clone())]),
+            labels,
         };
         let made = match &request.content {
             None => self.engine.create_root(CreateRoot {

@@ -86,7 +86,7 @@ impl Live {
             mode: state.mode,
             negotiated,
             taken_over,
-            backings: Some(backings),
+            backings: (!state.verified).then_some(backings),
             view: View { group: state.group },
         }));
         if taken_over {

@@ -5,7 +5,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use storage_engine::VolumeOptions;
+use crds::names;
+use storage_engine::{TimelineInfo, VolumeOptions};
 
 use super::error::MountsError;
 use super::live::{Connection, Live, record};
@@ -43,7 +44,9 @@ impl Mounts {
                 } else {
                     Mode::Workspace
                 });
-                inner.make(&request, mode, read_only, made_directory)
+                let timeline = inner.engine.timeline(volume.timeline());
+                let verified = timeline.is_ok_and(|info| verifies_reads(&info));
+                inner.make(&request, mode, read_only, verified, made_directory)
             });
         match result {
             Ok(live) => {
@@ -62,12 +65,19 @@ impl Mounts {
     }
 }
 
+/// Whether a volume of this timeline is to have every read verified by the engine. It costs what passthrough saves.
+fn verifies_reads(timeline: &TimelineInfo) -> bool {
+    let label = timeline.settings.labels.get(names::LABEL_VERIFIED_READS);
+    label.is_some_and(|value| value == "true")
+}
+
 impl Inner {
     fn make(
         &self,
         request: &MountRequest,
         mode: Mode,
         read_only: bool,
+        verified: bool,
         made_directory: bool,
     ) -> Result<Arc<Live>, MountsError> {
         let system = |what: &'static str| {
@@ -88,6 +98,7 @@ impl Inner {
             label: request.label.clone(),
             made_directory,
             group: request.group,
+            verified,
         };
         let point = &request.mount_point;
         self.keeper.put(

@@ -28,6 +28,9 @@ pub struct State {
     /// The group that files are shown to belong to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<u32>,
+    /// Every read is verified: nothing is passed through.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub verified: bool,
 }
 
 /// A [`Point`] that can be stored.
@@ -80,6 +83,7 @@ mod tests {
             label: "x".into(),
             made_directory: false,
             group: None,
+            verified: false,
         };
         let text = serde_json::to_string(&state).unwrap();
         assert_eq!(

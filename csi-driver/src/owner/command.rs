@@ -122,6 +122,11 @@ pub enum Command {
         /// Its digest, as somebody has kept it elsewhere.
         digest: Option<String>,
     },
+    /// Reads everything that is stored, slowly.
+    Scrub {
+        /// Bytes read each second, at most.
+        rate: Option<u64>,
+    },
     /// Gives back what nothing needs any more.
     Gc {
         /// Only tells what would be done.
@@ -173,6 +178,7 @@ impl Command {
             Command::Restore { .. } => "restore",
             Command::Check => "check",
             Command::Verify { .. } => "verify",
+            Command::Scrub { .. } => "scrub",
             Command::Gc { .. } => "gc",
             Command::Du { .. } => "du",
             Command::Tree { .. } => "tree",

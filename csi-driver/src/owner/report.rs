@@ -272,6 +272,26 @@ pub struct CheckEnd {
     pub text: String,
 }
 
+/// The end of `scrub`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ScrubEnd {
+    /// Whether everything was what was written.
+    pub sound: bool,
+    /// Damaged places found, those that are not listed included.
+    pub damaged: u64,
+    /// Bytes read.
+    pub bytes: u64,
+    /// Frames of the log read.
+    pub frames: u64,
+    /// Runs of object files read.
+    pub runs: u64,
+    /// How long it took, in milliseconds.
+    pub millis: u64,
+    /// All that for people.
+    pub text: String,
+}
+
 /// The begin of `log`, `ls` and other answers about one state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -6,6 +6,9 @@
 //! | `anabranch_<component>_look_duration_seconds` | seconds | `kind` | stable |
 //! | `anabranch_<component>_queue_depth` | objects due or being looked at | | stable |
 //! | `anabranch_<component>_objects` | objects followed | | stable |
+//! | `anabranch_<component>_scrub_bytes_total` | bytes of the store read by scrubs | | stable (node) |
+//! | `anabranch_<component>_scrub_damaged_places` | damaged places that the last scrub found | | stable (node) |
+//! | `anabranch_<component>_scrub_finished_timestamp_seconds` | Unix time at which the last scrub ended, 0 before the first | | stable (node) |
 //! | `anabranch_<component>_leader` | 1 while it leads | | stable (operator) |
 
 use std::sync::Arc;
@@ -31,6 +34,12 @@ pub struct Metrics {
     pub objects: Gauge<i64, AtomicI64>,
     /// 1 while this process leads.
     pub leader: Gauge<i64, AtomicI64>,
+    /// Bytes of the store read by scrubs.
+    pub scrub_bytes: Counter,
+    /// Damaged places that the last scrub found.
+    pub scrub_damaged: Gauge<i64, AtomicI64>,
+    /// When the last scrub ended, in Unix seconds.
+    pub scrub_finished: Gauge<i64, AtomicI64>,
 }
 
 impl Metrics {
@@ -46,6 +55,9 @@ impl Metrics {
             queue_depth: Gauge::default(),
             objects: Gauge::default(),
             leader: Gauge::default(),
+            scrub_bytes: Counter::default(),
+            scrub_damaged: Gauge::default(),
+            scrub_finished: Gauge::default(),
             registry: Registry::default(),
         };
         registry.register("looks", "Looks at an object", metrics.looks.clone());
@@ -65,6 +77,23 @@ impl Metrics {
             "1 while this process leads",
             metrics.leader.clone(),
         );
+        if component == "node" {
+            registry.register(
+                "scrub_bytes",
+                "Bytes of the store read by scrubs",
+                metrics.scrub_bytes.clone(),
+            );
+            registry.register(
+                "scrub_damaged_places",
+                "Damaged places that the last scrub found",
+                metrics.scrub_damaged.clone(),
+            );
+            registry.register(
+                "scrub_finished_timestamp_seconds",
+                "When the last scrub ended",
+                metrics.scrub_finished.clone(),
+            );
+        }
         Arc::new(Metrics {
             registry,
             ..metrics

@@ -1,7 +1,7 @@
 //! What to do for a BucketFork.
 
 use crds::conditions::{Reason, State};
-use crds::{BucketFork, Kind, ObjectKey, rules};
+use crds::{BucketFork, Kind, ObjectKey, names, rules};
 
 use super::items::{Index, Items, item_name, timeline_name};
 use crate::action::{Action, NewFork, Point, Settings};
@@ -289,12 +289,17 @@ fn free<'a>(draft: &mut Draft, timelines: impl Iterator<Item = &'a Timeline>, wo
 
 /// The settings that the timeline of a fork should have.
 fn settings(fork: &BucketFork, key: &ObjectKey, index: Index, found: &Settings) -> Settings {
-    let labels = owner::labels(
+    let mut labels = owner::labels(
         key,
         &uid(&fork.metadata, key),
         index,
         &fork.spec.source.describe(),
     );
+    let verified = fork.spec.verified_reads == Some(true);
+    // "false" takes an earlier "true" back; where there was none, it says nothing.
+    if verified || found.labels.contains_key(names::LABEL_VERIFIED_READS) {
+        labels.insert(names::LABEL_VERIFIED_READS.to_owned(), verified.to_string());
+    }
     let quota = fork.spec.quota.as_ref();
     Settings {
         read_only: fork.spec.read_only == Some(true),

@@ -575,7 +575,7 @@ pub(super) fn key_place(what: &str, key: &[u8]) -> Place {
 }
 
 /// Opens a segment without changing anything; a text says what is wrong with it.
-pub(super) fn open_segment(
+pub(crate) fn open_segment(
     fs: &dyn FileSystem,
     path: &std::path::Path,
     id: FileId,

@@ -15,7 +15,7 @@
 
 mod catalog;
 mod compacted;
-mod log;
+pub(crate) mod log;
 mod report;
 mod rows;
 mod runs;

@@ -6,6 +6,7 @@
 //! imported is read from where it is: they do not.
 
 mod real;
+mod verity;
 
 use std::fmt;
 use std::io;
@@ -65,6 +66,13 @@ pub trait FileSystem: fmt::Debug + Send + Sync {
 
     /// Removes a file.
     fn remove(&self, path: &Path) -> io::Result<()>;
+
+    /// Has the kernel verify whatever anybody reads of a sealed file that nobody has open for writing; false if this
+    /// file system does not offer that. Cost: the file, read once.
+    fn protect(&self, path: &Path) -> io::Result<bool> {
+        let _ = path;
+        Ok(false)
+    }
 
     /// Makes the names in a directory durable.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;

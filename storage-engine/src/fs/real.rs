@@ -69,6 +69,10 @@ impl FileSystem for RealFileSystem {
         fs::remove_file(path)
     }
 
+    fn protect(&self, path: &Path) -> io::Result<bool> {
+        super::verity::enable(&fs::File::open(path)?)
+    }
+
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         fs::File::open(dir)?.sync_all()
     }

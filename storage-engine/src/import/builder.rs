@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use crate::blobs::{Started, Writing};
+use crate::blobs::{Started, Writing, Written};
 use crate::commit::Txn;
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::files::Volume;
@@ -87,7 +87,7 @@ struct Batch {
     chunks: Vec<(RecordKey, Piece)>,
     /// Bytes of the chunks that go into the log.
     data: Vec<u8>,
-    objects: Vec<(Arc<dyn File>, PathBuf)>,
+    objects: Vec<(Arc<dyn File>, PathBuf, Written)>,
     /// They are not left behind: a commit is to refer to them.
     writing: Vec<Writing>,
     object_bytes: u64,
@@ -116,7 +116,7 @@ impl Batch {
 impl Drop for Batch {
     /// Object files that no commit refers to go.
     fn drop(&mut self) {
-        for (_, path) in self.objects.drain(..) {
+        for (_, path, _) in self.objects.drain(..) {
             if let Err(error) = std::fs::remove_file(&path) {
                 tracing::warn!(path = %path.display(), %error,
                     "cannot remove the file of an import that did not go on; nothing refers to it");
@@ -381,7 +381,10 @@ impl<'v> Builder<'v> {
             writing,
         } = engine.files.create_object(&*engine.ids)?;
         self.batch.writing.push(writing);
-        self.batch.objects.push((Arc::clone(&file), path.clone()));
+        self.batch
+            .objects
+            .push((Arc::clone(&file), path.clone(), Written::default()));
+        let mut written = Written::default();
         let mut buffer = std::mem::take(&mut self.buffer);
         buffer.resize(CHUNK_BYTES as usize, 0);
         let mut size = 0;
@@ -390,6 +393,7 @@ impl<'v> Builder<'v> {
             let len = fill(content.reader, &mut buffer).context("read", content.path)?;
             let bytes = &buffer[..len];
             if len > 0 {
+                written.add(bytes);
                 if content.sparse && bytes.iter().all(|b| *b == 0) {
                     holes = true;
                 } else {
@@ -412,6 +416,9 @@ impl<'v> Builder<'v> {
         }
         if holes {
             file.set_len(size).context("extend", &path)?;
+        }
+        if let Some((.., content)) = self.batch.objects.last_mut() {
+            *content = written;
         }
         inode.object = if size > 0 { id } else { NO_OBJECT };
         self.buffer = buffer;
@@ -466,9 +473,10 @@ impl<'v> Builder<'v> {
         // What the commit refers to is durable before it: a log that is ahead of its object files
         // would be a store with missing bytes. The first sync takes most of the others with it.
         let engine = self.volume.engine().inner.clone();
-        for (file, path) in &batch.objects {
-            engine.files.seal_object(&**file, path)?;
+        for (file, path, written) in &batch.objects {
+            engine.files.seal_object(&**file, path, *written)?;
         }
+        let sealed: Vec<PathBuf> = batch.objects.iter().map(|o| o.1.clone()).collect();
         let data = std::mem::take(&mut batch.data);
         let mut chunks = std::mem::take(&mut batch.chunks).into_iter();
         let mut txn = self.volume.begin(&Caller::default())?;
@@ -498,6 +506,7 @@ impl<'v> Builder<'v> {
             }
             committed?;
             if chunks.len() == 0 {
+                sealed.iter().for_each(|path| engine.files.protect(path));
                 return Ok(());
             }
             txn = self.volume.begin(&Caller::default())?;

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::blobs::{Started, Writing};
+use crate::blobs::{Started, Writing, Written};
 use crate::commit::Txn;
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::files::place::{Content, Placing};
@@ -97,6 +97,7 @@ struct Sealing {
     path: PathBuf,
     _writing: Writing,
     written: u64,
+    content: Written,
     quota_seen: u64,
     sums: Vec<u32>,
 }
@@ -123,7 +124,9 @@ impl ObjectWriter<'_> {
         };
         let volume = self.objects.volume;
         let inner = volume.inner();
-        inner.files.seal_object(&*sealing.file, &sealing.path)?;
+        inner
+            .files
+            .seal_object(&*sealing.file, &sealing.path, sealing.content)?;
         let key = Key::parse(&self.key)?;
         let content = Content::Sealed {
             id: sealing.id,
@@ -149,7 +152,9 @@ impl ObjectWriter<'_> {
             version: placed.epoch,
             size: sealing.written,
         };
+        let path = sealing.path.clone();
         self.sealing = None;
+        inner.files.protect(&path);
         inner.wait(placed.position, self.options.durability)?;
         Ok(put)
     }
@@ -201,6 +206,7 @@ impl ObjectWriter<'_> {
                 path,
                 _writing: writing,
                 written: 0,
+                content: Written::default(),
                 quota_seen: 0,
                 sums: Vec::new(),
             });
@@ -213,6 +219,7 @@ impl ObjectWriter<'_> {
             .write_all_at(&self.buffer, sealing.written)
             .context("write", &sealing.path)?;
         sealing.sums.extend(sums_of(&self.buffer));
+        sealing.content.add(&self.buffer);
         sealing.written += self.buffer.len() as u64;
         self.buffer.clear();
         if sealing.written - sealing.quota_seen >= QUOTA_STEP {

@@ -28,6 +28,41 @@ impl Index {
         })
     }
 
+    /// Versions of all timelines from a whole key (without its tag) on, as long as `each` wants more.
+    pub fn versions_from(
+        &self,
+        from: &[u8],
+        mut each: impl FnMut(&[u8], Option<(TimelineId, &[u8], Epoch)>, &[u8]) -> bool,
+    ) -> Result<()> {
+        let mut options = open::scans(&[RECORD]);
+        options.fill_cache(false);
+        options.set_readahead_size(256 << 10);
+        let mut iter = self.db.raw_iterator_opt(options);
+        iter.seek(tagged(RECORD, from));
+        while let (Some(key), Some(value)) = (iter.key(), iter.value()) {
+            if !each(&key[1..], split_version_key(&key[1..]).ok(), value) {
+                return Ok(());
+            }
+            iter.next();
+        }
+        iter.status().map_err(|e| translate("read the index", &e))
+    }
+
+    /// Reads everything that is no version, for its checksums alone; `each` is told the sizes.
+    pub fn read_the_rest(&self, mut each: impl FnMut(u64)) -> Result<()> {
+        for tag in [
+            super::CATALOG,
+            DEAD,
+            CHANGE,
+            super::META,
+            super::RESIDUE,
+            super::REPLY,
+        ] {
+            self.audit(&[tag], |key, value| each((key.len() + value.len()) as u64))?;
+        }
+        Ok(())
+    }
+
     /// Every entry of the change list: whole key without its tag, and its parts if it has their shape.
     pub fn all_changes(
         &self,

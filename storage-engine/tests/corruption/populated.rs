@@ -410,6 +410,24 @@ impl Populated {
         self.read_tail(&engine, what);
         drop(session);
         let report = engine.check(|_| {}).unwrap();
+        let scrubbed = engine
+            .scrub(ScrubOptions::default(), &mut |_| {
+                std::ops::ControlFlow::Continue(())
+            })
+            .unwrap();
+        // What the check finds in the stored bytes, the scrub does; what it compares besides, only the check.
+        let unread = report.findings.iter().any(|f| {
+            let kinds = [FindingKind::Extent, FindingKind::IndexUnreadable];
+            kinds.contains(&f.kind)
+        });
+        assert!(
+            !unread || !scrubbed.is_sound(),
+            "{what}: the scrub finds nothing: {report}"
+        );
+        assert!(
+            scrubbed.is_sound() || !report.is_sound(),
+            "{what}: only the scrub finds: {scrubbed:?}"
+        );
         if outcome.noticed == Noticed::Reading {
             let text = &outcome.text;
             assert!(

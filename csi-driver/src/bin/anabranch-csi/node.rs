@@ -11,6 +11,7 @@ use csi_driver::agent::inline::InlineForks;
 use csi_driver::agent::modify;
 use csi_driver::agent::node::{self, News, Parts, Settings};
 use csi_driver::agent::retention;
+use csi_driver::agent::scrub;
 use csi_driver::csi::{self, Driver};
 use csi_driver::grpc;
 use csi_driver::mounts::{Mounts, MountsHost, Options as MountOptions};
@@ -59,6 +60,12 @@ pub struct Arguments {
     /// How long the lease of this agent lasts without a renewal, in seconds.
     #[arg(long, default_value_t = 40, value_parser = clap::value_parser!(u64).range(2..=3600))]
     lease_seconds: u64,
+    /// Days between two scrubs, which read the whole store and say what is damaged. 0: never.
+    #[arg(long, default_value_t = 7)]
+    scrub_days: u64,
+    /// MiB that a scrub reads each second, at most.
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    scrub_rate: u64,
     /// Address of /metrics, /healthz and /readyz.
     #[arg(long, default_value = "0.0.0.0:8081")]
     listen: std::net::SocketAddr,
@@ -91,6 +98,7 @@ pub async fn run(arguments: Arguments) -> i32 {
         _ => None,
     };
     let (told, news) = mpsc::unbounded_channel();
+    let scrubs = told.clone();
     // One end for the signal, and for a part that cannot go on.
     let (stop, stopped) = watch::channel(false);
     let stop = Arc::new(stop);
@@ -156,6 +164,22 @@ pub async fn run(arguments: Arguments) -> i32 {
         }
         _ => None,
     };
+    if arguments.scrub_days > 0 {
+        let schedule = scrub::Schedule {
+            every: Duration::from_secs(arguments.scrub_days.saturating_mul(24 * 3600)),
+            rate: arguments.scrub_rate << 20,
+        };
+        let kept = scrub::keep(
+            engine.clone(),
+            &arguments.data,
+            schedule,
+            metrics.clone(),
+            scrubs,
+        );
+        if let Err(failure) = kept {
+            return failed("cannot scrub the store", &failure);
+        }
+    }
     let settings = Settings {
         identity: arguments.identity.unwrap_or_else(|| arguments.node.clone()),
         node: arguments.node,

@@ -17,6 +17,7 @@ mod put;
 mod restore;
 mod rm;
 mod screen;
+mod scrub;
 mod session;
 mod snapshot;
 mod stop;
@@ -41,7 +42,7 @@ use session::Session;
     after_help = "\
 Names: base, bucket/base, fork/agent-0, snapshot/base-v1; with @TIME or @EPOCH or @-10m for a past instant, \
 and :/path for a file in it.\n\
-Exit status: 0 done, 1 error, 2 usage, 3 differences (diff --exit-code), 4 damage found (check, verify)."
+Exit status: 0 done, 1 error, 2 usage, 3 differences (diff --exit-code), 4 damage found (check, scrub, verify)."
 )]
 struct Cli {
     /// The data directory of the store.
@@ -99,6 +100,8 @@ enum Command {
     Rm(rm::Rm),
     /// Verify the whole store.
     Check(check::Check),
+    /// Read everything that is stored, and name what is damaged.
+    Scrub(scrub::Scrub),
     /// Prove that the history up to a snapshot is what was written.
     Verify(verify::Verify),
     /// Give back the space of what nothing needs any more, and show what is kept why.
@@ -133,6 +136,7 @@ fn main() {
         Command::Put(command) => command.run(&session),
         Command::Rm(command) => command.run(&session),
         Command::Check(command) => command.run(&session),
+        Command::Scrub(command) => command.run(&session),
         Command::Verify(command) => command.run(&session),
         Command::Gc(command) => command.run(&session),
         Command::Stop(command) => command.run(&session),

@@ -104,6 +104,7 @@ pub fn run(
         Command::Restore { name, to } => timelines::restore(context, name, to, output),
         Command::Check => usage::check(context, output),
         Command::Verify { name, digest } => usage::verify(context, name, digest.as_deref(), output),
+        Command::Scrub { rate } => usage::scrub(context, *rate, output),
         Command::Gc { dry_run, full } => collect::gc(context, *dry_run, *full, output),
         Command::Du { names, namespace } => usage::du(context, names, namespace.as_deref(), output),
         Command::Tree { name, namespace } => {

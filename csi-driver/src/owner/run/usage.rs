@@ -1,12 +1,14 @@
-//! `du`, `check` and `verify`.
+//! `du`, `check`, `scrub` and `verify`.
 
-use storage_engine::{ErrorKind, Holder, TimelineInfo, Usage};
+use std::ops::ControlFlow;
+
+use storage_engine::{Damage, ErrorKind, Holder, ScrubOptions, TimelineInfo, Usage};
 
 use crate::owner::context::Context;
 use crate::owner::failure::{Failure, Outcome};
 use crate::owner::name::{Found, Name, split_engine_name};
 use crate::owner::output::{Event, Output, Progress};
-use crate::owner::report::{CheckEnd, Reference, UsageRow, UsageTotals};
+use crate::owner::report::{CheckEnd, Reference, ScrubEnd, UsageRow, UsageTotals};
 
 pub(super) fn du(
     context: &Context,
@@ -142,6 +144,77 @@ pub(super) fn check(context: &Context, output: &mut dyn Output) -> Outcome {
         format!("the store is damaged: {} errors", report.errors),
     )
     .then("The lines above name what is affected; everything else can be read."))
+}
+
+/// Reads everything that is stored, after everything on mounts is in it.
+pub(super) fn scrub(context: &Context, rate: Option<u64>, output: &mut dyn Output) -> Outcome {
+    for info in context.engine.timelines() {
+        context.host.sync(info.id)?;
+    }
+    let mut gone: Outcome = Ok(());
+    let scrubbed = context.engine.scrub(ScrubOptions { rate }, &mut |now| {
+        let event = Event::Progress(Progress {
+            what: "scrubbing".to_owned(),
+            bytes: now.bytes,
+            ..Progress::default()
+        });
+        gone = output.event(event);
+        match gone {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(_) => ControlFlow::Break(()),
+        }
+    });
+    gone?;
+    let report = scrubbed?;
+    output.begin(&serde_json::json!({}))?;
+    for damage in &report.damage {
+        output.row(damage)?;
+    }
+    let mut text: String = report
+        .damage
+        .iter()
+        .map(|d| format!("{}\n", told(d)))
+        .collect();
+    text.push_str(&format!(
+        "{} bytes read in {:.1} s: {} frames of the log, {} runs of object files, the index; {} damaged places",
+        report.bytes,
+        report.elapsed.as_secs_f64(),
+        report.frames,
+        report.runs,
+        report.damaged
+    ));
+    output.end(&ScrubEnd {
+        sound: report.is_sound(),
+        damaged: report.damaged,
+        bytes: report.bytes,
+        frames: report.frames,
+        runs: report.runs,
+        millis: u64::try_from(report.elapsed.as_millis()).unwrap_or(u64::MAX),
+        text,
+    })?;
+    if report.is_sound() {
+        return Ok(());
+    }
+    Err(Failure::new(
+        "Damaged",
+        format!("the store is damaged in {} places", report.damaged),
+    )
+    .then("`anabranch check` names every state that is affected; everything else can be read."))
+}
+
+/// One damaged place, in a line.
+fn told(damage: &Damage) -> String {
+    let offset = damage
+        .offset
+        .map_or_else(String::new, |at| format!(" at offset {at}"));
+    let mut text = format!("damaged: {}{offset}: {}", damage.file, damage.what);
+    if let Some(timeline) = &damage.timeline {
+        text.push_str(&format!("; written by {timeline}"));
+    }
+    if !damage.paths.is_empty() {
+        text.push_str(&format!("; hits {}", damage.paths.join(", ")));
+    }
+    text
 }
 
 /// Proves that the history up to a snapshot is what was written.
