@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -100,7 +100,7 @@ fn now() -> u64 {
 
 fn run(
     engine: &Engine,
-    path: &PathBuf,
+    path: &Path,
     schedule: Schedule,
     metrics: &Metrics,
     told: &mpsc::UnboundedSender<News>,

@@ -1,5 +1,7 @@
 //! Holds the `/dev/fuse` descriptors of mounted volumes, so that they outlive the process that serves them.
 
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -25,24 +27,32 @@ fn main() -> ExitCode {
         abandon_after: Duration::ZERO,
     };
     while let Some(argument) = arguments.next() {
-        match argument.to_str() {
-            Some(helper::ARGUMENT) => {
+        // `--name VALUE` and `--name=VALUE` are the same.
+        let (name, given) = split(&argument);
+        let mut value = || {
+            given
+                .clone()
+                .or_else(|| arguments.next())
+                .unwrap_or_default()
+        };
+        match name.to_str() {
+            Some(helper::ARGUMENT) if given.is_none() => {
                 helper::run();
                 return ExitCode::SUCCESS;
             }
-            Some("--dir") => options.directory = arguments.next().unwrap_or_default().into(),
+            Some("--dir") => options.directory = value().into(),
             Some("--abandon-after") => {
-                let text = arguments.next().unwrap_or_default();
+                let text = value();
                 match text.to_str().and_then(duration) {
                     Some(duration) => options.abandon_after = duration,
                     None => return usage(&format!("{} is no duration", text.display())),
                 }
             }
-            Some("--version") => {
+            Some("--version") if given.is_none() => {
                 println!("anabranch-keeper {}", env!("CARGO_PKG_VERSION"));
                 return ExitCode::SUCCESS;
             }
-            Some("--help" | "-h") => {
+            Some("--help" | "-h") if given.is_none() => {
                 print!("{USAGE}");
                 return ExitCode::SUCCESS;
             }
@@ -58,6 +68,18 @@ fn main() -> ExitCode {
             eprintln!("anabranch-keeper: {error}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// An argument's name, and the value behind its equals sign, if it has one.
+fn split(argument: &OsStr) -> (OsString, Option<OsString>) {
+    let bytes = argument.as_bytes();
+    match bytes.iter().position(|byte| *byte == b'=') {
+        Some(at) if bytes.starts_with(b"--") => (
+            OsStr::from_bytes(&bytes[..at]).to_owned(),
+            Some(OsStr::from_bytes(&bytes[at + 1..]).to_owned()),
+        ),
+        _ => (argument.to_owned(), None),
     }
 }
 
@@ -90,6 +112,22 @@ fn duration(text: &str) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_value_may_stand_behind_an_equals_sign() {
+        let of = |text: &str| {
+            let (name, value) = split(OsStr::new(text));
+            let text = |s: OsString| s.into_string().unwrap();
+            (text(name), value.map(text))
+        };
+        assert_eq!(
+            of("--dir=/run/a=b"),
+            ("--dir".into(), Some("/run/a=b".into()))
+        );
+        assert_eq!(of("--dir="), ("--dir".into(), Some(String::new())));
+        assert_eq!(of("--dir"), ("--dir".into(), None));
+        assert_eq!(of("a=b"), ("a=b".into(), None));
+    }
 
     #[test]
     fn durations_have_a_unit() {

@@ -2,6 +2,8 @@
 //!
 //! One thread accepts, one per connection answers; nothing here opens anything inside a mount (the helper does).
 
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
@@ -101,6 +103,15 @@ pub fn run(options: Options) -> io::Result<()> {
         options,
         state: Mutex::new(state),
     });
+    let own = Arc::clone(&keeper);
+    let mut signals = Signals::new([SIGTERM, SIGINT])?;
+    std::thread::Builder::new()
+        .name("signals".into())
+        .spawn(move || {
+            for signal in &mut signals {
+                own.asked_to_end(signal);
+            }
+        })?;
     log("the keeper is ready");
     if !keeper.options.abandon_after.is_zero() {
         let own = Arc::clone(&keeper);
@@ -329,6 +340,23 @@ impl Keeper {
             Ok(()) => (Reply::Done, Vec::new()),
             Err(error) => (failed(&error), Vec::new()),
         }
+    }
+
+    /// A signal asks the keeper to end. Without mounts it does. With some it says what would become of them, and stays: only
+    /// SIGKILL ends it then, and programs on those mounts get errors.
+    fn asked_to_end(&self, signal: i32) {
+        let state = self.state.lock();
+        if state.mounts.is_empty() {
+            log(&format!("signal {signal}: holds nothing, and ends"));
+            std::process::exit(0);
+        }
+        let names: Vec<&str> = state.mounts.keys().map(String::as_str).collect();
+        log(&format!(
+            "signal {signal}: stays, because it holds the descriptors of {} mounts ({}); they would fail with it. \
+             Unmount them first, or kill it (SIGKILL)",
+            names.len(),
+            names.join(", ")
+        ));
     }
 
     /// Abandons the mounts when the serving process stays away too long.

@@ -24,7 +24,7 @@ use crate::log::compacted::{COMPACTED_HEADER_BYTES, CompactedHeader};
 use crate::log::frame::{self, HEADER_BYTES, Header};
 use crate::log::reader::{self, Applied, SegmentFile};
 use crate::log::segment::{SegmentHeader, parse_segment_name, read_header, segment_path};
-use crate::objects::Key;
+use crate::objects::{Bounds, Key};
 use memory::{MemoryFile, most_allocated};
 use mutate::Mutator;
 
@@ -38,7 +38,7 @@ const BESIDES: usize = 4 << 20;
 type Decoder = fn(&[u8]);
 
 /// All of them. Input that has two parts begins with the length of the first.
-const DECODERS: [(&str, Decoder); 12] = [
+const DECODERS: [(&str, Decoder); 15] = [
     ("key", key),
     ("version-key", version_key),
     ("record", record),
@@ -51,6 +51,9 @@ const DECODERS: [(&str, Decoder); 12] = [
     ("catalog", catalog),
     ("dead", dead),
     ("names", names),
+    ("reply", reply),
+    ("applied", applied),
+    ("list-token", list_token),
 ];
 
 fn two_parts(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
@@ -169,6 +172,50 @@ fn dead(bytes: &[u8]) {
         && !given.is_empty()
     {
         assert_eq!(crate::gc::encode_residue(length, &given), bytes);
+    }
+}
+
+/// The answer of a request that may come again.
+fn reply(bytes: &[u8]) {
+    if let Ok((unique, answer)) = crate::rocks::decode_reply(bytes) {
+        let ino = answer.ino.map_or(0, |ino| ino.0);
+        let again = [unique, ino, answer.size].map(u64::to_be_bytes).concat();
+        assert_eq!(again, bytes);
+    }
+}
+
+/// What the index says that it holds of the log.
+fn applied(bytes: &[u8]) {
+    if let Ok((applied, epoch)) = crate::rocks::decode_applied(bytes) {
+        let again = [
+            &applied.position.0.to_be_bytes()[..],
+            &applied.chain,
+            &epoch.0.to_be_bytes(),
+        ];
+        assert_eq!(again.concat(), bytes);
+    }
+}
+
+/// Where the next page of a list begins, as a caller gives it back: a prefix, and the token.
+fn list_token(bytes: &[u8]) {
+    let Some((prefix, token)) = two_parts(bytes) else {
+        return;
+    };
+    let (prefix, token) = (
+        String::from_utf8_lossy(prefix),
+        String::from_utf8_lossy(token),
+    );
+    for delimiter in [None, Some("/")] {
+        let Ok(bounds) = Bounds::new(&prefix, delimiter, None, Some(&token)) else {
+            continue;
+        };
+        if let Some(last) = bounds.after.clone() {
+            let _ = bounds.from(Some(&last));
+            // It may be spelled in other ways, with the same meaning.
+            let again = bounds.token(&last, bounds.number);
+            let read = Bounds::new(&prefix, delimiter, None, Some(&again)).unwrap();
+            assert_eq!((read.after, read.number), (bounds.after, bounds.number));
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use crate::files::types::{Caller, NewNode, NodeKind, WriteOptions, XattrMode};
 use crate::ids::Ino;
 use crate::log::frame::{self, HEADER_BYTES, Row};
 use crate::log::reader::{self, Applied};
-use crate::objects::{PutOptions, SEALED_BYTES};
+use crate::objects::{Bounds, PutOptions, SEALED_BYTES};
 use crate::timeline::{CreateRoot, ForkRequest, SnapshotRequest};
 
 struct Fixed(AtomicU64);
@@ -114,6 +114,23 @@ pub(super) fn all() -> BTreeMap<&'static str, Seeds> {
         Ok(())
     })
     .unwrap();
+    let reply = [42u64, 7, 5].map(u64::to_be_bytes).concat();
+    add("reply", "made".into(), reply);
+    let mut applied = 4400u64.to_be_bytes().to_vec();
+    applied.extend_from_slice(&[9; 32]);
+    applied.extend_from_slice(&1_700_000_000_000_000_000u64.to_be_bytes());
+    add("applied", "some".into(), applied);
+    for (name, prefix, delimiter, number) in [
+        ("keys", "", None, None),
+        ("below", "dir/", Some("/"), None),
+        ("versions", "dir/", None, Some(1_700_000_000_000_000_001)),
+    ] {
+        let bounds = Bounds::new(prefix, delimiter, None, None).unwrap();
+        let mut both = vec![prefix.len() as u8];
+        both.extend_from_slice(prefix.as_bytes());
+        both.extend_from_slice(bounds.token(&format!("{prefix}last"), number).as_bytes());
+        add("list-token", name.into(), both);
+    }
     assert!(count > 10);
     let written = segments.iter().find(|s| s.compacted.is_none()).unwrap();
     let first = std::fs::read(&written.path).unwrap();

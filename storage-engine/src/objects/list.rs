@@ -150,7 +150,7 @@ fn entry(name: Vec<u8>, ino: Ino, kind: NodeKind) -> Option<Entry<Ino, Ino>> {
 }
 
 /// Which keys a list is about.
-pub(super) struct Bounds<'a> {
+pub(crate) struct Bounds<'a> {
     pub prefix: &'a [u8],
     prefix_len: usize,
     delimiter: Option<&'a str>,

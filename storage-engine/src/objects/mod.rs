@@ -68,6 +68,8 @@ pub use get::ObjectReader;
 #[cfg(test)]
 pub(crate) use key::Key;
 pub use key::{MAX_KEY, MAX_KEY_PART};
+#[cfg(test)]
+pub(crate) use list::Bounds;
 pub use put::{MAX_METADATA, ObjectWriter, SEALED_BYTES};
 pub use types::*;
 

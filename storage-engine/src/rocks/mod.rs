@@ -140,14 +140,7 @@ impl Index {
         else {
             return Ok(None);
         };
-        let mut r = Reader::new(&value, "the index's log position");
-        let applied = Applied {
-            position: Position(r.u64()?),
-            chain: r.array()?,
-        };
-        let epoch = Epoch(r.u64()?);
-        r.end()?;
-        Ok(Some((applied, epoch)))
+        decode_applied(&value).map(Some)
     }
 
     /// Applies one frame. Applying it again changes nothing. Cost: one batch of its rows; returns the
@@ -392,14 +385,30 @@ impl Index {
         else {
             return Ok(None);
         };
-        let mut r = Reader::new(&value, "a stored answer");
-        let (unique, ino, size) = (r.u64()?, r.u64()?, r.u64()?);
-        r.end()?;
-        Ok((unique == request.unique).then(|| Answer {
-            ino: (ino != 0).then_some(Ino(ino)),
-            size,
-        }))
+        let (unique, answer) = decode_reply(&value)?;
+        Ok((unique == request.unique).then_some(answer))
     }
+}
+
+/// What the index holds of the log, and the newest epoch in it.
+pub(crate) fn decode_applied(value: &[u8]) -> Result<(Applied, Epoch)> {
+    let mut r = Reader::new(value, "the index's log position");
+    let applied = Applied {
+        position: Position(r.u64()?),
+        chain: r.array()?,
+    };
+    let epoch = Epoch(r.u64()?);
+    r.end()?;
+    Ok((applied, epoch))
+}
+
+/// A stored answer, and the request's number that it is of.
+pub(crate) fn decode_reply(value: &[u8]) -> Result<(u64, Answer)> {
+    let mut r = Reader::new(value, "a stored answer");
+    let (unique, ino, size) = (r.u64()?, r.u64()?, r.u64()?);
+    r.end()?;
+    let ino = (ino != 0).then_some(Ino(ino));
+    Ok((unique, Answer { ino, size }))
 }
 
 const TIMELINE_PREFIX: usize = crate::index::keys::TIMELINE_LEN;

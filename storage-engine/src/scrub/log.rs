@@ -3,7 +3,7 @@
 use crate::blobs::is_object;
 use crate::check::log::open_segment;
 use crate::error::{IoContext, Result};
-use crate::ids::{Epoch, FileId};
+use crate::ids::{Epoch, FileId, Ino};
 use crate::index::keys::RecordKey;
 use crate::index::records::{self, Chunk, Record, SUM_BYTES};
 use crate::log::compacted::{self, CompactedHeader, Piece};
@@ -76,7 +76,7 @@ impl Scrub<'_> {
                 what,
                 timeline: hit.and_then(|p| scrub.timeline_name(p.timeline)),
                 paths: hit
-                    .map(|p| scrub.path_of(p.timeline, Epoch::MAX, p.ino))
+                    .map(|p| scrub.path_of(p.timeline, Epoch::MAX, Ino(p.ino)))
                     .into_iter()
                     .collect(),
             };
@@ -95,7 +95,6 @@ impl Scrub<'_> {
             }
         };
         self.report.frames += meta.frames.len() as u64;
-        self.read(header.meta_bytes() as u64)?;
         let mut buffer = vec![0; STEP];
         for piece in &meta.pieces {
             let (mut sum, mut at, mut left) = (0, piece.at, piece.take as usize);
