@@ -8,9 +8,6 @@ use super::log::{At, Walk};
 use super::report::FindingKind;
 use super::{Check, Cut};
 
-/// Read at once, in bytes.
-const STEP: usize = 1 << 20;
-
 impl Check<'_> {
     /// What is left of a stretch of the log: that it is what the collector made of it, and what the index holds of it.
     pub(super) fn check_compacted(
@@ -85,21 +82,9 @@ impl Check<'_> {
 
     /// Every byte that is stored, also what nobody needs any more.
     fn check_pieces(&mut self, segment: &SegmentFile, pieces: &[Piece]) {
-        let mut buffer = vec![0; STEP];
         for piece in pieces {
-            let (mut sum, mut at) = (0, piece.at);
-            let mut left = piece.take as usize;
-            let mut read = Ok(());
-            while left > 0 && read.is_ok() {
-                let n = left.min(STEP);
-                read = segment.file.read_exact_at(&mut buffer[..n], at);
-                sum = crc32c::crc32c_append(sum, &buffer[..n]);
-                (at, left) = (at + n as u64, left - n);
-            }
-            let what = match read {
-                Ok(()) if sum == piece.sum => continue,
-                Ok(()) => format!("the {} bytes here do not match their checksum", piece.take),
-                Err(e) => format!("the {} bytes here cannot be read: {e}", piece.take),
+            let Some(what) = piece.problem(&*segment.file) else {
+                continue;
             };
             let place = self.file_place(&segment.path, Some(piece.at));
             let at = self.findings.error(FindingKind::Log, place, what);

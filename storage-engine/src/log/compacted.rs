@@ -101,6 +101,24 @@ pub(crate) struct Piece {
     pub sum: u32,
 }
 
+impl Piece {
+    /// Reads the bytes and compares them with their checksum; a text says what is wrong. Cost: the bytes, in steps of 1 MiB.
+    pub fn problem(&self, file: &dyn File) -> Option<String> {
+        const STEP: usize = 1 << 20;
+        let mut buffer = vec![0; STEP.min(self.take as usize)];
+        let (mut sum, mut at, mut left) = (0, self.at, self.take as usize);
+        while left > 0 {
+            let n = left.min(buffer.len());
+            if let Err(e) = file.read_exact_at(&mut buffer[..n], at) {
+                return Some(format!("the {} bytes here cannot be read: {e}", self.take));
+            }
+            sum = crc32c::crc32c_append(sum, &buffer[..n]);
+            (at, left) = (at + n as u64, left - n);
+        }
+        (sum != self.sum).then(|| format!("the {} bytes here do not match their checksum", self.take))
+    }
+}
+
 /// What is left of a frame.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) struct KeptFrame {
