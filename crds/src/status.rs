@@ -39,7 +39,7 @@ pub struct Mount {
     /// The node; absent without a cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
-    /// The pod that it is mounted for, `<namespace>/<name>`; absent without a cluster.
+    /// The pod that has it: `<namespace>/<name>`, or `with uid <uid>`; absent when no pod has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod: Option<String>,
     /// The path on the node.

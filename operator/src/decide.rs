@@ -201,11 +201,16 @@ fn speak(object: &Object, state: State, scene: &Scene<'_>) -> Decision {
 }
 
 fn lost(object: &Object, node: &str, scene: &Scene<'_>) -> Decision {
-    let told = conditions(object).iter().any(|condition| {
-        condition.reason == Reason::NodeLost.as_str()
-            || condition.type_ == crds::conditions::EXPIRED
-    });
-    if told {
+    let said = conditions(object);
+    let expired = said
+        .iter()
+        .any(|condition| condition.type_ == crds::conditions::EXPIRED);
+    let told = said
+        .iter()
+        .any(|condition| condition.reason == Reason::NodeLost.as_str());
+    // Of the object as it was edited since, too, or whoever waits for that waits for ever.
+    let of_this = observed_generation(object) == object.metadata().generation;
+    if expired || told && of_this {
         return Decision::Leave;
     }
     let message = format!(

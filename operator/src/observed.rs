@@ -134,6 +134,6 @@ pub struct Mount {
     pub path: String,
     /// Whether writes are refused.
     pub read_only: bool,
-    /// The pod for which it was made, `<namespace>/<name>`. Without one the mount is ours: plans make it and take it away.
+    /// The pod that has it, as one says it behind "pod": `<namespace>/<name>`, or `with uid ...`. Without one the mount is ours: plans make it and take it away.
     pub pod: Option<String>,
 }

@@ -119,13 +119,32 @@ pub(crate) fn resolve(
         (Some(timeline), Some(at)) => Some(Point::At(timeline, at.epoch())),
         (Some(timeline), None) => Some(Point::Now(timeline)),
         (None, None) => Some(Point::Snapshot(id)),
-        (None, Some(at)) => of_snapshot_at(id, at, world, draft),
+        (None, Some(at)) => {
+            let foreign = key.namespace != object.namespace;
+            of_snapshot_at(id, at, foreign, world, draft)
+        }
     }
 }
 
-/// An instant of a snapshot's timeline, not later than the snapshot.
-fn of_snapshot_at(id: Id, at: &At, world: &World<'_>, draft: &mut Draft) -> Option<Point> {
+/// An instant of a snapshot's timeline, not later than the snapshot. Who was granted a snapshot of another namespace was not
+/// granted the history behind it.
+fn of_snapshot_at(
+    id: Id,
+    at: &At,
+    foreign: bool,
+    world: &World<'_>,
+    draft: &mut Draft,
+) -> Option<Point> {
     let snapshot = world.observed.snapshots.get(&id)?;
+    if foreign && at.epoch() < snapshot.epoch {
+        draft.state = State::Stalled(
+            Reason::NotGranted,
+            format!(
+                "spec.source.at {at} is before the snapshot was taken, and a grant of a snapshot of another namespace is one of that state alone; leave it out, or name the bucket or fork, with a grant of it"
+            ),
+        );
+        return None;
+    }
     if at.epoch() > snapshot.epoch {
         draft.state = State::Stalled(
             Reason::Invalid,

@@ -34,9 +34,9 @@ pub(crate) fn mounted(mounts: &[crds::Mount]) -> Option<String> {
     match mounts {
         [] => None,
         [mount] => Some(match (&mount.pod, &mount.node) {
-            (Some(pod), _) => pod.clone(),
             // Where the kubelet has it tells nobody anything.
-            (None, Some(node)) => node.clone(),
+            (_, Some(node)) => node.clone(),
+            (Some(pod), None) => pod.clone(),
             (None, None) => mount.path.clone(),
         }),
         mounts => Some(format!("{} places", mounts.len())),

@@ -87,13 +87,14 @@ impl Imports {
 
     /// Starts an import, unless it runs. The failure of an earlier try is said once it is time for another.
     pub fn start(&self, timeline: Id, asked: &ImportSource) -> Outcome {
-        let mut jobs = self.jobs.lock();
-        if jobs
-            .get(&timeline)
-            .is_some_and(|job| job.end.lock().is_none())
-        {
+        let runs = |jobs: &BTreeMap<Id, Arc<Job>>| {
+            jobs.get(&timeline)
+                .is_some_and(|job| job.end.lock().is_none())
+        };
+        if runs(&self.jobs.lock()) {
             return Ok(());
         }
+        // Opened without the lock: a file system that does not answer holds up this import alone, and no look at others.
         let path = match (&asked.directory, &asked.tar) {
             (Some(place), _) | (None, Some(place)) => PathBuf::from(&place.path),
             (None, None) => return Err(Failure::usage("the source is empty")),
@@ -133,6 +134,10 @@ impl Imports {
             stop: AtomicBool::new(false),
             end: Mutex::new(None),
         });
+        let mut jobs = self.jobs.lock();
+        if runs(&jobs) {
+            return Ok(());
+        }
         if !tar && meta.is_dir() {
             let (own, path) = (Arc::clone(&job), path.clone());
             // Beside the import, which is never waiting for it: the names are read once only by the disk.

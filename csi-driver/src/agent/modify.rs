@@ -31,7 +31,7 @@ const DONE: &str = "csi.anabranch.dev/attributes-done";
 
 /// How long the central driver waits for the node before the resizer has to ask again.
 const NODE_WAIT: Duration = Duration::from_secs(20);
-/// Between two tries to write an answer.
+/// Between two tries to do what is asked, or to write an answer.
 const PAUSE: Duration = Duration::from_secs(5);
 
 /// What came of a change.
@@ -131,23 +131,53 @@ pub fn follow(client: Client, driver: Driver) {
     let selector = format!("{LABEL_NODE}={}", driver.node());
     let config = watcher::Config::default().any_semantic().labels(&selector);
     let (read, _) = signal::channel(false);
-    tokio::spawn(watch(
-        Api::<PersistentVolume>::all(client.clone()),
-        config,
-        Arc::new(Volumes(found)),
-        read,
-    ));
+    let api = Api::<PersistentVolume>::all(client.clone());
+    let receiver = Arc::new(Volumes(found.clone()));
+    tokio::spawn(watch(api.clone(), config, receiver, read));
     tokio::spawn(async move {
         while let Some(volume) = volumes.recv().await {
-            while let Err(error) = answer(&client, &driver, &volume).await {
-                tracing::warn!(volume = volume.name_any(), %error, "cannot say what came of a change of attributes");
-                tokio::time::sleep(PAUSE).await;
+            if let Err(error) = answer(&client, &driver, &volume).await {
+                let name = volume.name_any();
+                tracing::warn!(volume = name, %error, "a change of attributes is tried again");
+                // Beside the others, and then as the volume is by then.
+                tokio::spawn(again(api.clone(), name, found.clone()));
             }
         }
     });
 }
 
-/// Changes one volume as it asks to be, and says so.
+/// Has a volume looked at once more, after a while.
+async fn again(
+    api: Api<PersistentVolume>,
+    name: String,
+    found: mpsc::UnboundedSender<PersistentVolume>,
+) {
+    loop {
+        tokio::time::sleep(PAUSE).await;
+        match answered(api.get_opt(&name)).await {
+            Ok(Some(volume)) => {
+                let _ = found.send(volume);
+                return;
+            }
+            Ok(None) => return,
+            Err(error) => tracing::debug!(volume = name, %error, "cannot read a volume"),
+        }
+    }
+}
+
+/// Whether a try of the same could end otherwise.
+fn passes(code: Code) -> bool {
+    matches!(
+        code,
+        Code::Aborted
+            | Code::Unavailable
+            | Code::DeadlineExceeded
+            | Code::ResourceExhausted
+            | Code::Internal
+    )
+}
+
+/// Changes one volume as it asks to be, and says so. What can pass is no answer: it is tried again.
 async fn answer(
     client: &Client,
     driver: &Driver,
@@ -174,7 +204,11 @@ async fn answer(
         Ok(outcome) => outcome,
         Err(error) => Err(CsiError::new(Code::Internal, error.to_string())),
     };
-    let refused = outcome.err().map(|error| error.message);
+    let refused = match outcome {
+        Ok(_) => None,
+        Err(error) if passes(error.code) => return Err(WriteError::Unavailable(error.message)),
+        Err(error) => Some(error.message),
+    };
     let done = Done {
         asked: asked.clone(),
         refused,

@@ -6,6 +6,7 @@ use operator::observed::{Import, Mount, Observed, Origin, Snapshot, Timeline};
 use operator::{Id, Settings};
 use storage_engine::{Engine, SnapshotInfo, TimelineId, TimelineInfo};
 
+use crate::mounts::pods::users;
 use crate::owner::{Host, Outcome};
 
 /// Reads timelines, snapshots and mounts. Cost: their number; with `usage`, a sync of each mount too.
@@ -41,12 +42,20 @@ pub(super) fn timeline_seen(
     measured: impl FnOnce(TimelineId) -> Option<crds::Usage>,
 ) -> (Timeline, Vec<Mount>) {
     let id = Id(info.id.0);
-    let paths = host.mounts(info.id).into_iter();
-    let mounts = paths.map(|path| Mount {
+    let paths = host.mounts(info.id);
+    let users = match paths.is_empty() {
+        true => Vec::new(),
+        false => users(&paths).unwrap_or_else(|error| {
+            tracing::warn!(%error, "cannot tell which pods have a mount");
+            // Then it is taken for one of theirs: what a pod may be using is not taken away.
+            vec![Some("that cannot be told".to_owned()); paths.len()]
+        }),
+    };
+    let mounts = paths.iter().zip(users).map(|(path, pod)| Mount {
         target: id,
         path: path.display().to_string(),
         read_only: info.settings.read_only,
-        pod: None,
+        pod,
     });
     let mounts = mounts.collect();
     let origin = info.origins.first().map(|origin| Origin {

@@ -184,6 +184,19 @@ impl Driver {
             .mount_of(timeline.id)
             .filter(|mount| mount.mount_point == staging.path() && !mount.detached)
             .ok_or_else(|| not_staged(&timeline))?;
+        if capability.group.is_some() && capability.group != mount.group {
+            return Err(CsiError::new(
+                Code::FailedPrecondition,
+                format!(
+                    "{} is mounted for a pod with {} on this node: pods that share a volume there have one fsGroup",
+                    timeline.name,
+                    match mount.group {
+                        Some(group) => format!("fsGroup {group}"),
+                        None => "no fsGroup".to_owned(),
+                    }
+                ),
+            ));
+        }
         let read_only = request.read_only || capability.reads_only();
         let lines = mounted()?;
         let staged = lines

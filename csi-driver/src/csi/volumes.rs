@@ -74,6 +74,12 @@ impl Driver {
             retain: mutable.retain.or(class.retain).unwrap_or_default(),
             labels,
         };
+        if mutable.bytes.is_some() && !request.range.allows(settings.quota.bytes) {
+            return Err(CsiError::new(
+                Code::OutOfRange,
+                "the VolumeAttributesClass sets `bytes` outside of the size that the claim asks for; change one of the two",
+            ));
+        }
         let made = match &request.content {
             None => self.engine.create_root(CreateRoot {
                 id: None,

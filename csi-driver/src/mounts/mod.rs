@@ -14,6 +14,7 @@ mod host;
 mod live;
 mod make;
 mod notifier;
+pub(crate) mod pods;
 mod rebase;
 mod state;
 mod successor;

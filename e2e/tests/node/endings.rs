@@ -59,6 +59,21 @@ pub fn in_use(node: &Node) -> Result<(), Failure> {
         "{\"spec\":{\"protected\":false}}",
     ])?;
     space.kubectl(&["delete", "bucketforks", "--all", "--wait=false"])?;
+    // What a pod has mounted stays with it until it ends.
+    eventually("the fork says that it is in use", || {
+        let why = space.kubectl(&[
+            "get",
+            "bucketfork",
+            "agent",
+            "-o",
+            "jsonpath={.status.conditions[?(@.type==\"Ready\")].reason}",
+        ])?;
+        match why.as_str() {
+            "InUse" => Ok(()),
+            other => Err(other.to_owned().into()),
+        }
+    })?;
+    space.kubectl(&["exec", "a", "--", "touch", "/data/still-there"])?;
     space.kubectl(&["delete", "pods", "--all"])?;
     timed("forks and claims end after their pods", || {
         eventually("nothing of them is there", || {

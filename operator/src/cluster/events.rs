@@ -6,6 +6,8 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Client;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 
+use super::write::answered;
+
 /// Longest note that the API server takes.
 const NOTE_MAX: usize = 1000;
 
@@ -87,7 +89,7 @@ impl Events {
             secondary: None,
         };
         // An event is a courtesy: nothing waits for it. Into a namespace that is going away none can be told.
-        if let Err(failure) = self.recorder.publish(&event, object).await {
+        if let Err(failure) = answered(self.recorder.publish(&event, object)).await {
             tracing::debug!(%failure, object = object.name, reason, "cannot tell an event");
         }
     }

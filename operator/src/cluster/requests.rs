@@ -143,9 +143,17 @@ async fn refuse(events: &Events, request: &Request, why: &str) {
 
 impl Receiver<PersistentVolumeClaim> for Requests {
     fn all(&self, claims: Vec<PersistentVolumeClaim>) {
-        let before: Vec<_> = std::mem::take(&mut *self.all.lock()).into_keys().collect();
-        claims.iter().for_each(|claim| self.note(claim));
-        before.into_iter().for_each(|key| (self.look_at)(key));
+        let requests = claims.iter().filter_map(Request::read);
+        let all = requests.map(|request| (request.key(), request)).collect();
+        // In one step: who looks in between must not take a claim for one that asks for nothing any more.
+        let mut keys: Vec<_> = {
+            let mut there = self.all.lock();
+            let before = std::mem::replace(&mut *there, all);
+            before.into_keys().chain(there.keys().cloned()).collect()
+        };
+        keys.sort();
+        keys.dedup();
+        keys.into_iter().for_each(|key| (self.look_at)(key));
     }
     fn changed(&self, claim: PersistentVolumeClaim) {
         self.note(&claim);

@@ -174,6 +174,25 @@ fn every_source_becomes_its_point_or_says_what_is_awaited() {
 }
 
 #[test]
+fn who_may_fork_a_snapshot_of_another_namespace_may_not_see_what_was_before_it() {
+    let mut sim = Sim::new();
+    sim.apply(&quickstart());
+    sim.settle();
+    let early = (sim.now.as_second() - 3_600) * 1_000_000_000;
+    sim.apply(&format!(
+        "apiVersion: anabranch.dev/v1alpha1\nkind: BucketFork\nmetadata: {{name: spy, namespace: team}}\n\
+         spec: {{source: {{snapshot: v1, namespace: default, at: '{early}'}}, lifetime: {{{EVER}}}}}\n"
+    ));
+    let spy = ObjectKey::new(Kind::Fork, "team", "spy");
+    let plan = expect(&sim, &spy, "[] Stalled NotGranted");
+    assert!(
+        plan.state
+            .message()
+            .contains("before the snapshot was taken")
+    );
+}
+
+#[test]
 fn forks_made_from_each_other_are_named_and_others_just_wait() {
     let mut sim = Sim::new();
     sim.apply(

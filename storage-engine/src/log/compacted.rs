@@ -115,7 +115,8 @@ impl Piece {
             sum = crc32c::crc32c_append(sum, &buffer[..n]);
             (at, left) = (at + n as u64, left - n);
         }
-        (sum != self.sum).then(|| format!("the {} bytes here do not match their checksum", self.take))
+        (sum != self.sum)
+            .then(|| format!("the {} bytes here do not match their checksum", self.take))
     }
 }
 
