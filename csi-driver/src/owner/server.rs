@@ -87,6 +87,11 @@ impl Server {
         {
             std::thread::sleep(Duration::from_millis(10));
         }
+        // It looks at the flag five times a second. Whoever ends the process next must not find it with the engine in its hands.
+        let deadline = std::time::Instant::now() + Duration::from_secs(2);
+        while !self.accepting.is_finished() && std::time::Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(5));
+        }
         if self.accepting.is_finished() {
             let _ = self.accepting.join();
         }
@@ -152,6 +157,8 @@ fn accept(listener: &UnixListener, context: &Context, stopping: &AtomicBool, ask
                 if let Err(error) = serve(&stream, &context) {
                     tracing::debug!(%error, "an asker went away");
                 }
+                // Before it counts as ended: it may have been the last to hold the engine.
+                drop(context);
                 counted.leave(id);
             });
         if spawned.is_err() {
