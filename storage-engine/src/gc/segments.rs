@@ -2,13 +2,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use crate::check::log::open_segment;
 use crate::engine::Inner;
 use crate::error::{Error, IoContext, Result};
-use crate::fs::{Access, FileSystem};
 use crate::ids::{Epoch, FileId, Position};
 use crate::log::frame::{HEADER_BYTES, Header};
 use crate::log::reader::SegmentFile;
-use crate::log::segment::{SEGMENT_HEADER_BYTES, parse_segment_name, read_header};
+use crate::log::segment::{SEGMENT_HEADER_BYTES, parse_segment_name};
 
 /// One segment.
 #[derive(Clone, Copy, Debug)]
@@ -150,24 +150,11 @@ fn look(inner: &Inner, id: FileId) -> Result<Known> {
     })
 }
 
-/// Opens a segment for reading.
+/// Opens a segment for reading. One whose header is damaged is placed by its first frame.
 pub(super) fn open(inner: &Inner, id: FileId) -> Result<SegmentFile> {
     let path = inner.files.path(id);
-    let fs: &dyn FileSystem = &*inner.layout.fs;
-    let file = fs.open(&path, Access::Read).context("open", &path)?;
-    let len = file.metadata().context("stat", &path)?.len;
-    let (header, compacted) = read_header(&*file, len).map_err(|e| {
-        Error::new(
-            e.kind(),
-            format!("{} is damaged at offset 0: {e}", path.display()),
-        )
-    })?;
-    Ok(SegmentFile {
-        path,
-        header,
-        file,
-        len,
-        followed: false,
-        compacted,
-    })
+    let opened = open_segment(&*inner.layout.fs, &path, id);
+    opened
+        .map(|(segment, _)| segment)
+        .map_err(|why| Error::corrupt(format!("{} is damaged at offset 0: {why}", path.display())))
 }

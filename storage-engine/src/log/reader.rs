@@ -623,19 +623,30 @@ pub(crate) fn place_by_first_frame(segment: &SegmentFile) -> Result<Option<Posit
         .read_exact_at(&mut bytes, FIRST)
         .context("read", &segment.path)?;
     if let Some(header) = Header::decode(&bytes)
-        && FIRST + header.total() <= segment.len
+        && is_whole(segment, FIRST, &header, &bytes)?
     {
-        let mut rows = vec![0; header.rows_len as usize];
-        let rows_at = FIRST + HEADER_BYTES as u64 + u64::from(header.data_len);
-        segment
-            .file
-            .read_exact_at(&mut rows, rows_at)
-            .context("read", &segment.path)?;
-        if header.intact(&bytes, &rows) {
-            base = header.position.0.checked_sub(FIRST).map(Position);
-        }
+        base = header.position.0.checked_sub(FIRST).map(Position);
     }
     Ok(base)
+}
+
+/// Whether header and rows of the frame at an offset are there and match their checksum. The data is not looked at.
+fn is_whole(
+    segment: &SegmentFile,
+    at: u64,
+    header: &Header,
+    bytes: &[u8; HEADER_BYTES],
+) -> Result<bool> {
+    if at + header.total() > segment.len {
+        return Ok(false);
+    }
+    let mut rows = vec![0; header.rows_len as usize];
+    let rows_at = at + HEADER_BYTES as u64 + u64::from(header.data_len);
+    segment
+        .file
+        .read_exact_at(&mut rows, rows_at)
+        .context("read", &segment.path)?;
+    Ok(header.intact(bytes, &rows))
 }
 
 /// Offset of the first intact frame at or after `from` that `wanted` accepts.
@@ -662,16 +673,9 @@ pub(crate) fn any_frame(
                 if let Some(header) = Header::decode(&bytes)
                     && here + header.total() <= segment.len
                     && wanted(here, &header)
+                    && is_whole(segment, here, &header, &bytes)?
                 {
-                    let mut rows = vec![0; header.rows_len as usize];
-                    let rows_at = here + HEADER_BYTES as u64 + u64::from(header.data_len);
-                    segment
-                        .file
-                        .read_exact_at(&mut rows, rows_at)
-                        .context("read", &segment.path)?;
-                    if header.intact(&bytes, &rows) {
-                        return Ok(Some(here));
-                    }
+                    return Ok(Some(here));
                 }
             }
             i += ALIGN;
