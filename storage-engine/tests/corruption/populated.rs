@@ -189,6 +189,11 @@ pub struct Populated {
     pub asks: Vec<(Ask, Result<String, ErrorKind>)>,
 }
 
+/// What a timeline holds before it is restored to an earlier state, and the collection after that gives up.
+pub fn left_behind() -> Vec<u8> {
+    pattern(110, 9_000)
+}
+
 fn node(kind: NodeKind, target: &[u8]) -> NewNode<'_> {
     NewNode {
         kind,
@@ -284,7 +289,7 @@ impl Populated {
         }
         let restored = fork(&engine, "restored", Point::Now(f));
         let y = open(&engine, Point::Now(restored));
-        write(&y, "/left-behind", 0, &pattern(110, 9_000));
+        write(&y, "/left-behind", 0, &left_behind());
         engine.restore(restored, Point::Snapshot(second)).unwrap();
         write(&y, "/after", 0, &pattern(111, 9_000));
         drop(x);
