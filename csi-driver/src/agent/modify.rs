@@ -91,9 +91,14 @@ pub async fn ask(
         )
     })?;
     let asked = json!(attributes).to_string();
+    let mut annotations = json!({ASKED: asked});
+    // A refusal is of its time: who asks the same again is answered anew.
+    if Done::of(&found).is_some_and(|done| done.asked == asked && done.refused.is_some()) {
+        annotations[DONE] = json!(null);
+    }
     let body = json!({"metadata": {
         "labels": {LABEL_NODE: node},
-        "annotations": {ASKED: asked},
+        "annotations": annotations,
     }});
     answered(api.patch(&name, &PatchParams::default(), &Patch::Merge(body)))
         .await

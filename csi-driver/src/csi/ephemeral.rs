@@ -45,6 +45,12 @@ impl Driver {
             capability.ok_or_else(|| CsiError::invalid("the volume capability is missing"))?;
         capability.check()?;
         let label = engine_name(EPHEMERAL, volume)?;
+        // Taken back by its id alone, it would be taken for a volume that outlives its pod.
+        if VolumeId::parse(volume).is_some() {
+            return Err(CsiError::invalid(format!(
+                "{volume} has the form of a volume that was created; an ephemeral volume needs another id"
+            )));
+        }
         let fork = requested(volume, attributes)?;
         let _held = self.locks.take(volume)?;
         let timeline = match self.ephemeral(volume)? {

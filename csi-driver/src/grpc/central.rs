@@ -2,12 +2,12 @@
 //! volume sets the quota when the kubelet asks it to (NodeExpandVolume), and changes other attributes when the volume's
 //! object asks it to ([`crate::agent::modify`]).
 
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response};
 
 use super::convert::{Answer, map, range, signed};
 use super::v1::{self, controller_server, identity_server};
 use crate::agent::modify;
-use crate::csi::{DRIVER_NAME, VolumeId};
+use crate::csi::{CsiError, DRIVER_NAME, VolumeId};
 
 /// The identity service of the central driver.
 pub(super) struct CentralIdentity;
@@ -81,16 +81,14 @@ impl controller_server::Controller for CentralController {
         let request = request.into_inner();
         let asked = range(request.capacity_range)?;
         if request.volume_id.is_empty() {
-            return Err(Status::invalid_argument("the volume id is missing"));
+            return Err(CsiError::invalid("the volume id is missing").into());
         }
         if VolumeId::parse(&request.volume_id).is_none() {
-            return Err(Status::not_found(format!(
-                "{:?} is no volume of this driver",
-                request.volume_id
-            )));
+            let why = format!("{:?} is no volume of this driver", request.volume_id);
+            return Err(CsiError::not_found(why).into());
         }
         if asked.required == 0 {
-            return Err(Status::invalid_argument("the required size is missing"));
+            return Err(CsiError::invalid("the required size is missing").into());
         }
         Ok(Response::new(v1::ControllerExpandVolumeResponse {
             capacity_bytes: signed(asked.required),

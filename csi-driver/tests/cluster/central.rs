@@ -2,8 +2,11 @@
 
 use std::process::{Child, Command, Stdio};
 
+use csi_driver::csi::VolumeId;
 use csi_driver::grpc::v1::{self, node_client::NodeClient};
 use e2e::cluster::Parts;
+use k8s_openapi::api::core::v1::PersistentVolume;
+use kube::api::{Api, Patch};
 use serde_json::json;
 
 use crate::agent::Agent;
@@ -133,11 +136,27 @@ async fn the_central_driver_leaves_what_it_is_asked_to_the_node() {
             .await
             .unwrap();
     }
+    // What was refused once is answered anew when it is asked for again.
+    let refused = json!({"asked": json!({"bytes": "3Gi"}).to_string(), "refused": "not then"});
+    let annotations = json!({"csi.anabranch.dev/attributes": json!({"bytes": "3Gi"}).to_string(),
+        "csi.anabranch.dev/attributes-done": refused.to_string()});
+    let body = json!({"metadata": {"annotations": annotations}});
+    Api::<PersistentVolume>::all(f.client.clone())
+        .patch("pvc-1", &Default::default(), &Patch::Merge(body))
+        .await
+        .unwrap();
+    for bytes in ["3Gi", "2Gi"] {
+        controller
+            .controller_modify_volume(modify(&made.volume_id, &[("bytes", bytes)]))
+            .await
+            .unwrap();
+    }
     let ask = v1::NodeExpandVolumeRequest {
         volume_id: made.volume_id.clone(),
         volume_path: "/anywhere".into(),
         ..Default::default()
     };
+    let own = channel.clone();
     let size = NodeClient::new(channel)
         .node_expand_volume(ask)
         .await
@@ -164,10 +183,111 @@ async fn the_central_driver_leaves_what_it_is_asked_to_the_node() {
             .unwrap_err();
         assert_eq!(refused.code(), code, "{bad:?} {attributes:?}: {refused}");
     }
-    let refused = controller
-        .create_volume(v1::CreateVolumeRequest::default())
+    let texts = crate::hostile::hostile(&[&made.volume_id]);
+    assert!(texts.len() >= 200);
+    let mut requests = 0;
+    for text in &texts {
+        let mut outcomes = vec![
+            (controller
+                .controller_modify_volume(modify(text, &[("bytes", "1Gi")]))
+                .await)
+                .map(drop),
+            (controller
+                .controller_modify_volume(modify(&made.volume_id, &[("bytes", text)]))
+                .await)
+                .map(drop),
+            (controller
+                .controller_modify_volume(modify(&made.volume_id, &[(text, "1")]))
+                .await)
+                .map(drop),
+        ];
+        // This one knows no volume: of an id of the right form, the node says that there is none.
+        if VolumeId::parse(text).is_none() {
+            outcomes.push(
+                controller
+                    .controller_expand_volume(expand(text, 1 << 30))
+                    .await
+                    .map(drop),
+            );
+        }
+        requests += outcomes.len();
+        for outcome in outcomes {
+            let code = outcome.map_err(|status| status.code());
+            assert!(
+                matches!(
+                    code,
+                    Err(tonic::Code::InvalidArgument | tonic::Code::NotFound)
+                ),
+                "{text:.60?}: {code:?}"
+            );
+        }
+    }
+    let of = v1::ControllerGetVolumeRequest {
+        volume_id: made.volume_id.clone(),
+    };
+    let still = ControllerClient::new(own)
+        .controller_get_volume(of)
         .await
-        .unwrap_err();
-    assert_eq!(refused.code(), tonic::Code::Unimplemented);
+        .unwrap()
+        .into_inner();
+    assert_eq!(still.volume.unwrap().capacity_bytes, 2 << 30);
+    eprintln!(
+        "{} hostile texts, {requests} requests, all refused",
+        texts.len()
+    );
+    // What each node does for itself is not had here.
+    let nobody = [
+        controller
+            .create_volume(v1::CreateVolumeRequest::default())
+            .await
+            .map(drop),
+        controller
+            .delete_volume(v1::DeleteVolumeRequest::default())
+            .await
+            .map(drop),
+        controller
+            .list_volumes(v1::ListVolumesRequest::default())
+            .await
+            .map(drop),
+        controller
+            .get_capacity(v1::GetCapacityRequest::default())
+            .await
+            .map(drop),
+        controller
+            .create_snapshot(v1::CreateSnapshotRequest::default())
+            .await
+            .map(drop),
+        controller
+            .delete_snapshot(v1::DeleteSnapshotRequest::default())
+            .await
+            .map(drop),
+        controller
+            .list_snapshots(v1::ListSnapshotsRequest::default())
+            .await
+            .map(drop),
+        controller
+            .get_snapshot(v1::GetSnapshotRequest::default())
+            .await
+            .map(drop),
+        controller
+            .controller_get_volume(v1::ControllerGetVolumeRequest::default())
+            .await
+            .map(drop),
+        controller
+            .controller_publish_volume(v1::ControllerPublishVolumeRequest::default())
+            .await
+            .map(drop),
+        controller
+            .controller_unpublish_volume(v1::ControllerUnpublishVolumeRequest::default())
+            .await
+            .map(drop),
+        controller
+            .validate_volume_capabilities(v1::ValidateVolumeCapabilitiesRequest::default())
+            .await
+            .map(drop),
+    ];
+    for outcome in nobody {
+        assert_eq!(outcome.unwrap_err().code(), tonic::Code::Unimplemented);
+    }
     agent.stop();
 }

@@ -10,6 +10,8 @@
 
 mod agent;
 mod central;
+#[path = "../csi_hostile/ids.rs"]
+mod hostile;
 mod life;
 #[path = "../support/mod.rs"]
 mod mounting;
