@@ -27,7 +27,22 @@ pub struct Node {
 
 impl Node {
     pub fn new(name: &str) -> Node {
-        let place = Place::new(name);
+        Node::in_place(Place::new(name))
+    }
+
+    /// In a folder that stays, with the mounts that an earlier one left there.
+    pub fn at(root: PathBuf) -> Node {
+        let node = Node::in_place(Place::at(root));
+        for taken in node.mounts.take_over().unwrap() {
+            if let Err(error) = &taken.outcome {
+                // One that was being made when its maker was killed: the same call makes it.
+                assert!(error.to_string().contains("was not finished"), "{error}");
+            }
+        }
+        node
+    }
+
+    fn in_place(place: Place) -> Node {
         let kubelet = place.path("kubelet");
         fs::create_dir_all(kubelet.join("pods")).unwrap();
         fs::create_dir_all(kubelet.join("plugins")).unwrap();
@@ -64,7 +79,8 @@ impl Node {
             };
             grpc::serve(driver, &own, stopped).await.unwrap();
         });
-        while !self.place.path("csi.sock").exists() {
+        let socket = self.place.path("csi.sock");
+        while std::os::unix::net::UnixStream::connect(&socket).is_err() {
             std::thread::sleep(std::time::Duration::from_millis(5));
         }
         self.served = Some((runtime, stop));

@@ -63,6 +63,11 @@ impl Place {
         }
     }
 
+    /// A folder of somebody else, who takes care of it.
+    pub fn at(root: PathBuf) -> Place {
+        Place { root, folder: None }
+    }
+
     pub fn path(&self, name: &str) -> PathBuf {
         self.root.join(name)
     }
@@ -90,6 +95,9 @@ pub fn open_engine(root: &Path) -> Engine {
 
 impl Drop for Place {
     fn drop(&mut self) {
+        if self.folder.is_none() {
+            return;
+        }
         for line in csi_driver::fuse::mount::mounted().unwrap_or_default() {
             if line.point.starts_with(&self.root) {
                 let _ = csi_driver::fuse::mount::unmount(&line.point, true, true);
