@@ -25,6 +25,10 @@ pub const KINDS: [&str; 3] = [KIND_BUCKET, KIND_SNAPSHOT, KIND_FORK];
 /// Finalizer that stands on an object while the engine holds data for it.
 pub const FINALIZER: &str = "anabranch.dev/data";
 
+/// Annotation by which an object takes over data of an earlier object of its name: the uid of that one, or [`ADOPT_ANY`].
+pub const ANNOTATION_ADOPT: &str = "anabranch.dev/adopt";
+/// Whatever earlier object it was.
+pub const ADOPT_ANY: &str = "any";
 /// Label of an engine timeline or snapshot: the uid of the object that owns it.
 pub const LABEL_OWNER: &str = "anabranch.dev/owner";
 /// Label of an engine timeline or snapshot: the kind of the object that owns it.

@@ -23,6 +23,8 @@
 //!   and what was half done is finished.
 //! - Only what carries the labels of an object (kind, namespace and name, see [`owner`]) is ever changed or deleted. What
 //!   else has its name makes the object stalled, with a remedy.
+//! - In a cluster, data of an earlier object of the same name is neither shown nor freed by itself: the object is stalled
+//!   (`NameTaken`) until somebody says which.
 //! - Data that an object had and that is no longer in the store is not silently made anew: the object is stalled
 //!   (`DataLost`) until somebody decides.
 //! - Objects are deleted in any order: nothing here waits for a child.
@@ -43,6 +45,7 @@ pub mod claim;
 #[cfg(feature = "cluster")]
 pub mod cluster;
 pub mod decide;
+mod earlier;
 pub mod failure;
 pub mod fork;
 pub mod grants;

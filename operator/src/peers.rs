@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use crds::{Kind, Object, ObjectKey, names};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
+use crate::earlier::names_data;
 use crate::failure::stalled;
 
 /// Another object, as far as plans look at it.
@@ -20,6 +21,9 @@ pub struct Peer {
     pub count: Option<u32>,
     /// Name of the fork that a fork is made from, when it is made from one.
     pub fork: Option<String>,
+    /// Its uid, where it has one and its status names no data yet: what is in the store under its name may be that of an
+    /// earlier object.
+    pub unsettled: Option<String>,
 }
 
 /// All objects, by kind, namespace and name.
@@ -116,6 +120,11 @@ impl Peer {
             stalled: stalled(conditions).map(str::to_owned),
             count: fork.and_then(|spec| spec.count),
             fork: fork.and_then(|spec| spec.source.fork.clone()),
+            unsettled: object
+                .metadata()
+                .uid
+                .clone()
+                .filter(|_| !names_data(object)),
         }
     }
 }

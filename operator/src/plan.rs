@@ -9,7 +9,7 @@ use crate::action::Action;
 use crate::id::Id;
 use crate::observed::{Mount, Observed};
 use crate::peers::Peers;
-use crate::{bucket, fork, snapshot};
+use crate::{bucket, earlier, fork, snapshot};
 
 /// What is decided on: the present, as it was reported.
 #[derive(Clone, Copy, Debug)]
@@ -65,6 +65,14 @@ pub struct Wait {
 /// Decides what to do for an object. Costs time in proportion to the number of timelines, snapshots and mounts observed.
 pub fn plan(object: &Object, world: &World<'_>) -> Plan {
     let key = object.key();
+    // Without a cluster an object has its uid from us, and whoever writes the manifests owns the store.
+    let clustered = world.options.node.is_some();
+    if clustered
+        && object.metadata().deletion_timestamp.is_none()
+        && let Some(state) = earlier::conflict(object, &key, world.observed)
+    {
+        return apart(object, state, world.now);
+    }
     let mut draft = match object {
         Object::Bucket(object) => bucket::plan::plan(object, &key, world),
         Object::Snapshot(object) => snapshot::plan::plan(object, &key, world),
@@ -94,6 +102,20 @@ pub fn plan(object: &Object, world: &World<'_>) -> Plan {
         waits: draft.waits,
         next: draft.next,
         released: draft.released,
+    }
+}
+
+/// A plan that does nothing, and says nothing about data that is not the object's.
+fn apart(object: &Object, state: State, now: Timestamp) -> Plan {
+    let mut object = object.clone();
+    say(&mut object, &state, now);
+    Plan {
+        object,
+        state,
+        actions: Vec::new(),
+        waits: Vec::new(),
+        next: None,
+        released: false,
     }
 }
 

@@ -4,6 +4,7 @@ use crds::conditions::{Reason, State};
 use crds::{At, ForkSource, Kind, Object, ObjectKey, SnapshotSource, names};
 
 use crate::action::Point;
+use crate::earlier::earlier;
 use crate::id::Id;
 use crate::owner::{self, engine_name};
 use crate::plan::{Draft, Wait, World};
@@ -108,6 +109,23 @@ pub(crate) fn resolve(
         missing(source, object, world, draft);
         return None;
     };
+    let owner = match source.kind {
+        Kind::Fork => world.peers.maker_of_fork(&key.namespace, source.name),
+        _ => world.peers.get(&key).map(|peer| (key.clone(), None, peer)),
+    };
+    if world.options.node.is_some()
+        && let Some((owner, _, peer)) = owner
+        && let Some(uid) = &peer.unsettled
+        && earlier(labels, uid).is_some()
+    {
+        wait(
+            draft,
+            owner,
+            "has data of an earlier object of its name",
+            world,
+        );
+        return None;
+    }
     if labels
         .get(names::LABEL_IMPORT)
         .is_some_and(|import| import != "complete")

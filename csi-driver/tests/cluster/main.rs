@@ -16,6 +16,7 @@ mod life;
 #[path = "../support/mod.rs"]
 mod mounting;
 mod outage;
+mod remade;
 mod scale;
 #[path = "../../../operator/tests/cluster/support.rs"]
 mod support;

@@ -4,6 +4,7 @@
 
 mod common;
 mod converge;
+mod earlier;
 mod endings;
 mod table;
 mod world;
