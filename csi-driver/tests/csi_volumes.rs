@@ -7,10 +7,8 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use csi_common::{Node, create, volume, writer};
@@ -412,83 +410,6 @@ fn a_group_has_one_cutoff_and_goes_as_a_whole() {
             .unwrap()
             .entries
             .is_empty()
-    );
-    node.end();
-}
-
-/// Somebody swaps a directory on the way to the target for a link to another place, over and over.
-#[test]
-fn ten_thousand_swaps_of_the_target_path_touch_nothing_outside() {
-    let name = "ten_thousand_swaps_of_the_target_path_touch_nothing_outside";
-    if !can_mount(name) {
-        return;
-    }
-    let _alive = watchdog(Duration::from_secs(300));
-    let swaps: u32 = std::env::var("ANABRANCH_SWAPS")
-        .ok()
-        .and_then(|n| n.parse().ok())
-        .unwrap_or(10_000);
-    let node = Node::new("csi-swaps");
-    let made = volume(&node, "v");
-    stage(&node, &made.id, writer()).unwrap();
-    let outside = tempfile::tempdir().unwrap();
-    fs::create_dir(outside.path().join("mount")).unwrap();
-    fs::write(outside.path().join("precious"), "precious").unwrap();
-    let pod = node.kubelet.join("pods/pod");
-    let (real, link) = (
-        node.kubelet.join("pods/real"),
-        node.kubelet.join("pods/link"),
-    );
-    fs::create_dir(&real).unwrap();
-    symlink(outside.path(), &link).unwrap();
-    fs::rename(&real, &pod).unwrap();
-    let stop = Arc::new(AtomicBool::new(false));
-    let (own_stop, own_pod, own_link) = (stop.clone(), pod.clone(), link.clone());
-    let swapper = std::thread::spawn(move || {
-        let mut count = 0u32;
-        while !own_stop.load(Ordering::SeqCst) {
-            rustix::fs::renameat_with(
-                rustix::fs::CWD,
-                &own_pod,
-                rustix::fs::CWD,
-                &own_link,
-                rustix::fs::RenameFlags::EXCHANGE,
-            )
-            .ok();
-            count += 1;
-        }
-        count
-    });
-    let target = node.path("pods/pod/mount");
-    let (mut published, mut refused) = (0, 0);
-    for _ in 0..swaps {
-        match publish(&node, &made.id, "pod/mount", writer()) {
-            Ok(_) => published += 1,
-            Err(
-                Code::InvalidArgument | Code::NotFound | Code::FailedPrecondition | Code::Internal,
-            ) => refused += 1,
-            Err(other) => panic!("{other:?}"),
-        }
-        // The same path may be the link now: it is refused, and taken back later.
-        let _ = node.driver.unpublish(&made.id, &target);
-        assert_eq!(
-            fs::read_dir(outside.path().join("mount")).unwrap().count(),
-            0
-        );
-    }
-    stop.store(true, Ordering::SeqCst);
-    let swapped = swapper.join().unwrap();
-    eprintln!("{swaps} publications under {swapped} swaps: {published} made, {refused} refused");
-    assert!(published > 0 && refused > 0);
-    assert_eq!(
-        fs::read_to_string(outside.path().join("precious")).unwrap(),
-        "precious"
-    );
-    let lines = csi_driver::fuse::mount::mounted().unwrap();
-    assert!(
-        lines
-            .iter()
-            .all(|line| !line.point.starts_with(outside.path()))
     );
     node.end();
 }

@@ -136,9 +136,12 @@ impl Driver {
     }
 }
 
+/// What the names of this driver's mounts begin with.
+pub(super) const MOUNT_PREFIX: &str = "csi.";
+
 /// Name of a volume's mount with the keeper.
 pub(super) fn mount_id(timeline: TimelineId) -> String {
-    format!("csi.{timeline}")
+    format!("{MOUNT_PREFIX}{timeline}")
 }
 
 /// `None` for what is not there.

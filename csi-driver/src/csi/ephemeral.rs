@@ -52,7 +52,7 @@ impl Driver {
             )));
         }
         let fork = requested(volume, attributes)?;
-        let _held = self.locks.take(volume)?;
+        let (_held, target) = self.hold(volume, target)?;
         let timeline = match self.ephemeral(volume)? {
             Some(timeline) => timeline,
             None => self.forks.make(&fork)?,

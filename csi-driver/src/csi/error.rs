@@ -109,14 +109,24 @@ impl From<storage_engine::Error> for CsiError {
 impl From<MountError> for CsiError {
     fn from(error: MountError) -> CsiError {
         let code = match &error {
-            MountError::Mounted { .. } | MountError::Nested { .. } | MountError::NotEmpty(_) => {
-                Code::FailedPrecondition
-            }
-            MountError::NotADirectory(_) | MountError::NoParent(_) | MountError::BadPath { .. } => {
+            MountError::Mounted { .. }
+            | MountError::Nested { .. }
+            | MountError::NotEmpty(_)
+            | MountError::NotMounted(_)
+            | MountError::Foreign { .. }
+            | MountError::Moved { .. } => Code::FailedPrecondition,
+            MountError::NotADirectory(_) | MountError::BadPath { .. } | MountError::Link(_) => {
                 Code::InvalidArgument
             }
+            MountError::NoParent(_) => Code::NotFound,
             MountError::Deadline { .. } => Code::DeadlineExceeded,
-            MountError::System { .. } => Code::Internal,
+            MountError::System { error, .. } => match error.raw_os_error() {
+                Some(libc::ENOENT) => Code::NotFound,
+                Some(libc::ENAMETOOLONG) => Code::InvalidArgument,
+                Some(libc::ENOSPC) => Code::ResourceExhausted,
+                Some(libc::EBUSY | libc::ENOTEMPTY) => Code::FailedPrecondition,
+                _ => Code::Internal,
+            },
         };
         CsiError::new(code, error.to_string())
     }
@@ -127,9 +137,14 @@ impl From<MountsError> for CsiError {
         let code = match error {
             MountsError::Engine(error) => return error.into(),
             MountsError::Point(error) => return error.into(),
+            MountsError::Keeper(error) if error.errno() == Some(libc::ETIMEDOUT) => {
+                return CsiError::new(Code::DeadlineExceeded, error.to_string());
+            }
             MountsError::Keeper(_) => Code::Unavailable,
             MountsError::Exists { .. } => Code::Aborted,
-            MountsError::Written { .. } | MountsError::Busy { .. } => Code::FailedPrecondition,
+            MountsError::Written { .. } | MountsError::Busy { .. } | MountsError::Moved { .. } => {
+                Code::FailedPrecondition
+            }
             MountsError::NotMounted { .. } => Code::NotFound,
             MountsError::Record { .. } | MountsError::Serve { .. } => Code::Internal,
         };

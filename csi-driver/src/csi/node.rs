@@ -1,12 +1,17 @@
 //! Staging a volume on the node (one mount of its timeline) and publishing it to pods (binds of that mount).
 
+use std::collections::HashSet;
+
 use storage_engine::{Point, TimelineInfo, VolumeOptions};
 
 use super::capability::{AccessMode, Capability};
-use super::driver::{Driver, mount_id};
+use super::driver::{Driver, MOUNT_PREFIX, mount_id};
 use super::error::{Code, CsiError, Result};
-use super::target::Target;
+use super::ids::VolumeId;
+use super::locks::Held;
+use super::target::bind;
 use crate::fuse::mount::{self, MountLine};
+use crate::fuse::place::Place;
 use crate::mounts::{MountInfo, MountRequest};
 
 /// A volume to stage.
@@ -68,7 +73,7 @@ impl Driver {
     pub fn stage(&self, request: &Stage) -> Result<()> {
         let staging = self.targets.parse(&request.staging)?;
         let capability = needed(request.capability.as_ref())?;
-        let _held = self.locks.take(request.volume.as_str())?;
+        let (_held, staging) = self.hold(&request.volume, staging)?;
         let timeline = self.existing(&request.volume)?;
         self.mount_at(
             &timeline,
@@ -81,11 +86,18 @@ impl Driver {
         Ok(())
     }
 
+    /// Takes the lock of a volume. It is held by the calls on the place, too, that go on after they were given up.
+    pub(super) fn hold(&self, volume: &str, place: Place) -> Result<(Held, Place)> {
+        let held = self.locks.take(volume)?;
+        let place = place.keeping(held.kept());
+        Ok((held, place))
+    }
+
     /// Mounts a timeline at a place, or finds it mounted there.
     pub(super) fn mount_at(
         &self,
         timeline: &TimelineInfo,
-        place: &Target,
+        place: &Place,
         read_only: bool,
         group: Option<u32>,
         label: &str,
@@ -94,7 +106,7 @@ impl Driver {
             return self.already_mounted(timeline, &mount, place, read_only, group);
         }
         place.make()?;
-        self.mounts.mount(MountRequest {
+        let request = MountRequest {
             id: mount_id(timeline.id),
             point: Point::Now(timeline.id),
             mount_point: place.path().to_owned(),
@@ -102,7 +114,8 @@ impl Driver {
             read_only,
             group,
             label: label.to_owned(),
-        })?;
+        };
+        self.mounts.mount_on(request, place)?;
         Ok(())
     }
 
@@ -110,7 +123,7 @@ impl Driver {
         &self,
         timeline: &TimelineInfo,
         mount: &MountInfo,
-        place: &Target,
+        place: &Place,
         read_only: bool,
         group: Option<u32>,
     ) -> Result<()> {
@@ -123,11 +136,28 @@ impl Driver {
                 ),
             ));
         }
+        if mount.unmounting {
+            return Err(CsiError::new(
+                Code::Aborted,
+                format!("an earlier unmount of {} is still under way", timeline.name),
+            ));
+        }
         if mount.mount_point != place.path() {
             return Err(CsiError::new(
                 Code::FailedPrecondition,
                 format!(
                     "{} is mounted at {} already",
+                    timeline.name,
+                    mount.mount_point.display()
+                ),
+            ));
+        }
+        if !place.mounted()?.is_some_and(|line| shows(mount, &line)) {
+            return Err(CsiError::new(
+                Code::Aborted,
+                format!(
+                    "{} was mounted at {} and is not there any more; its mount is ending, or a directory on the way to it \
+                     was renamed",
                     timeline.name,
                     mount.mount_point.display()
                 ),
@@ -146,21 +176,47 @@ impl Driver {
     /// Ends the node's mount of a volume; what was written is in the engine afterwards. One that is not mounted is fine.
     ///
     /// # Errors
-    /// `InvalidArgument`; what the write-back says.
+    /// `InvalidArgument`; `FailedPrecondition` when something else is mounted there, which stays; `DeadlineExceeded`; what
+    /// the write-back says.
     pub fn unstage(&self, volume: &str, staging: &str) -> Result<()> {
         let staging = self.targets.parse(staging)?;
         if volume.is_empty() {
             return Err(CsiError::invalid("the volume id is missing"));
         }
-        let _held = self.locks.take(volume)?;
+        let (_held, staging) = self.hold(volume, staging)?;
         if let Some(timeline) = self.find(volume)?
             && let Some(mount) = self.mount_of(timeline.id)
             && mount.mount_point == staging.path()
         {
+            // The keeper waits for as long as a write-back may take, so it is asked only when the path answers.
+            staging.reach()?;
             self.mounts.unmount(&mount.id, true)?;
             self.mounted(&timeline);
         }
-        Ok(())
+        // What is left of a mount that nobody served.
+        Ok(staging.detach(self.of_volume(volume))?)
+    }
+
+    /// Which mounts are those of a volume. Of an ephemeral one whose mount is served no more its timeline is not known: any
+    /// of this driver's that is not served is taken for it.
+    fn of_volume(&self, volume: &str) -> impl Fn(&MountLine) -> bool + Send + 'static {
+        let own =
+            VolumeId::parse(volume).map(|VolumeId(timeline)| mount::source(&mount_id(timeline)));
+        let ours = mount::source(MOUNT_PREFIX);
+        let served: HashSet<String> = self
+            .mounts
+            .list()
+            .iter()
+            .filter(|mount| !mount.detached)
+            .map(|mount| mount::source(&mount.id))
+            .collect();
+        move |line| {
+            line.kind == mount::TYPE
+                && match &own {
+                    Some(own) => line.source == *own,
+                    None => line.source.starts_with(&ours) && !served.contains(&line.source),
+                }
+        }
     }
 
     /// Shows a staged volume at a pod's path, or finds it there.
@@ -178,11 +234,13 @@ impl Driver {
             return Err(CsiError::invalid("the staging path is missing"));
         }
         let staging = self.targets.parse(&request.staging)?;
-        let _held = self.locks.take(request.volume.as_str())?;
+        let (held, target) = self.hold(&request.volume, target)?;
+        let staging = staging.keeping(held.kept());
         let timeline = self.existing(&request.volume)?;
         let mount = self
             .mount_of(timeline.id)
-            .filter(|mount| mount.mount_point == staging.path() && !mount.detached)
+            .filter(|mount| mount.mount_point == staging.path())
+            .filter(|mount| !mount.detached && !mount.unmounting)
             .ok_or_else(|| not_staged(&timeline))?;
         if capability.group.is_some() && capability.group != mount.group {
             return Err(CsiError::new(
@@ -199,12 +257,14 @@ impl Driver {
         }
         let read_only = request.read_only || capability.reads_only();
         let lines = mounted()?;
-        let staged = lines
+        if !lines
             .iter()
-            .rfind(|line| line.point == mount.mount_point && line.kind == mount::TYPE)
-            .ok_or_else(|| not_staged(&timeline))?;
+            .any(|line| line.point == mount.mount_point && shows(&mount, line))
+        {
+            return Err(not_staged(&timeline));
+        }
         match lines.iter().rfind(|line| line.point == target.path()) {
-            Some(line) if line.device != staged.device => {
+            Some(line) if !shows(&mount, line) => {
                 return Err(CsiError::new(
                     Code::FailedPrecondition,
                     format!(
@@ -230,7 +290,7 @@ impl Driver {
         if capability.access == AccessMode::SingleNodeSingleWriter
             && let Some(other) = lines
                 .iter()
-                .find(|line| line.device == staged.device && line.point != mount.mount_point)
+                .find(|line| shows(&mount, line) && line.point != mount.mount_point)
         {
             return Err(CsiError::new(
                 Code::FailedPrecondition,
@@ -241,21 +301,27 @@ impl Driver {
                 ),
             ));
         }
-        target.bind(staging.path(), read_only)
+        bind(
+            &staging,
+            &target,
+            move |line| shows(&mount, line),
+            read_only,
+        )
     }
 
     /// Takes a volume from a pod's path. One that is not there is fine.
     ///
     /// # Errors
-    /// `InvalidArgument`, `DeadlineExceeded`.
+    /// `InvalidArgument`; `FailedPrecondition` when something else is mounted there, which stays; `DeadlineExceeded`.
     pub fn unpublish(&self, volume: &str, target: &str) -> Result<()> {
         let target = self.targets.parse(target)?;
         if volume.is_empty() {
             return Err(CsiError::invalid("the volume id is missing"));
         }
-        let _held = self.locks.take(volume)?;
+        let (_held, target) = self.hold(volume, target)?;
+        target.reach()?;
         self.drop_ephemeral(volume)?;
-        target.clear()
+        Ok(target.clear(self.of_volume(volume))?)
     }
 
     /// Figures of a volume that is mounted at `path`. Asks the engine, never the path.
@@ -279,7 +345,8 @@ impl Driver {
             .parse(path)
             .map_err(|error| CsiError::not_found(error.message))?;
         let here = place.mounted()?;
-        if here.is_none_or(|line| line.kind != mount::TYPE) {
+        let own = mount::source(&mount_id(timeline.id));
+        if here.is_none_or(|line| line.kind != mount::TYPE || line.source != own) {
             return Err(CsiError::not_found(format!(
                 "{volume} is not mounted at {}",
                 place.path().display()
@@ -306,6 +373,11 @@ impl Driver {
             },
         })
     }
+}
+
+/// Whether a line of mountinfo is a served mount, or a bind of it.
+fn shows(mount: &MountInfo, line: &MountLine) -> bool {
+    line.kind == mount::TYPE && line.device == mount.device
 }
 
 fn mounted() -> Result<Vec<MountLine>> {

@@ -1,21 +1,19 @@
-//! The paths that the kubelet passes: where volumes are published.
+//! The paths that the kubelet passes: where volumes are staged and published.
 //!
-//! A path is taken apart once, below the kubelet's directory, and never walked again by name: each step is openat2(2)
-//! that follows no symbolic link and leaves the directory by no way, and what is mounted is moved onto the descriptor
-//! that this gave. So whoever swaps a component for a link meanwhile gets an error, and nothing outside is touched.
+//! A path is taken apart once, below the kubelet's directory, and is a [`Place`] from then on: no link on it is followed, so
+//! whoever swaps a component for one meanwhile gets an error, and nothing outside is touched.
 
-use std::ffi::OsString;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::mount::{MoveMountFlags, OpenTreeFlags, UnmountFlags};
 
-use super::error::{Code, CsiError, Result};
-use crate::fuse::mount::{self, MountLine, with_deadline};
+use super::error::{CsiError, Result};
+use crate::fuse::mount::{MountError, MountLine};
+use crate::fuse::place::Place;
 
 /// The kubelet's directory.
 #[derive(Debug, Clone)]
@@ -23,31 +21,6 @@ pub(super) struct Targets {
     root: Arc<OwnedFd>,
     /// As it was given, and with its links resolved: the kubelet may pass either.
     spellings: [PathBuf; 2],
-}
-
-/// A place below the kubelet's directory.
-#[derive(Debug, Clone)]
-pub(super) struct Target {
-    root: Arc<OwnedFd>,
-    parent: PathBuf,
-    name: OsString,
-    /// As mountinfo shows it.
-    shown: PathBuf,
-}
-
-fn system(what: &str, path: &Path, error: Errno) -> CsiError {
-    let code = match error {
-        Errno::LOOP | Errno::XDEV | Errno::NOTDIR => Code::InvalidArgument,
-        Errno::NOENT => Code::NotFound,
-        Errno::NOSPC => Code::ResourceExhausted,
-        Errno::BUSY => Code::FailedPrecondition,
-        _ => Code::Internal,
-    };
-    let why = match error {
-        Errno::LOOP | Errno::XDEV => "a part of it is a symbolic link or leads outside".to_owned(),
-        other => io::Error::from(other).to_string(),
-    };
-    CsiError::new(code, format!("cannot {what} {}: {why}", path.display()))
 }
 
 impl Targets {
@@ -73,7 +46,7 @@ impl Targets {
     ///
     /// # Errors
     /// `InvalidArgument`: empty, relative, with `.` or `..`, or not below the kubelet's directory.
-    pub fn parse(&self, path: &str) -> Result<Target> {
+    pub fn parse(&self, path: &str) -> Result<Place> {
         let refuse = |why: &str| Err(CsiError::invalid(format!("the path {path:?} {why}")));
         if path.is_empty() {
             return Err(CsiError::invalid("the path is missing"));
@@ -99,131 +72,35 @@ impl Targets {
         {
             return refuse("has a part '..'");
         }
-        let (Some(name), Some(parent)) = (below.file_name(), below.parent()) else {
+        let shown = self.spellings[1].join(below);
+        let Some(place) = Place::below(Arc::clone(&self.root), below, shown) else {
             return refuse("is the kubelet's directory itself");
         };
-        Ok(Target {
-            root: Arc::clone(&self.root),
-            parent: parent.to_owned(),
-            name: name.to_owned(),
-            shown: self.spellings[1].join(below),
-        })
+        Ok(place)
     }
 }
 
-impl Target {
-    /// The path, links of the kubelet's directory resolved.
-    pub fn path(&self) -> &Path {
-        &self.shown
+/// Shows the mount at `staging` at `target`, too, whose directory is made if missing. `is` says whether the mount that is
+/// found there is the volume.
+///
+/// # Errors
+/// `FailedPrecondition`: another mount, or none, is at `staging`, or one is at `target`; as [`Place::make`] otherwise.
+pub(super) fn bind(
+    staging: &Place,
+    target: &Place,
+    is: impl Fn(&MountLine) -> bool + Send + 'static,
+    read_only: bool,
+) -> Result<()> {
+    let tree = staging.copy(is)?;
+    if read_only {
+        make_read_only(&tree).map_err(|error| MountError::System {
+            what: "make a mount read-only for",
+            path: target.path().to_owned(),
+            error: error.into(),
+        })?;
     }
-
-    /// What is mounted there. Reads mountinfo, touches no path.
-    pub fn mounted(&self) -> Result<Option<MountLine>> {
-        mount::mounted_at(&self.shown).map_err(|error| {
-            CsiError::new(Code::Internal, format!("cannot read the mounts: {error}"))
-        })
-    }
-
-    fn open_parent(&self) -> std::result::Result<OwnedFd, Errno> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        if self.parent.as_os_str().is_empty() {
-            return rustix::fs::openat(&*self.root, ".", flags, Mode::empty());
-        }
-        let resolve =
-            ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-        rustix::fs::openat2(&*self.root, &self.parent, flags, Mode::empty(), resolve)
-    }
-
-    /// Makes the directory if it is missing.
-    ///
-    /// # Errors
-    /// `NotFound`: the parent directory is missing. `InvalidArgument`: a link, or no directory.
-    pub fn make(&self) -> Result<()> {
-        self.within("make", |target| {
-            let parent = target.open_parent()?;
-            match rustix::fs::mkdirat(&parent, &target.name, Mode::from_raw_mode(0o750)) {
-                Ok(()) | Err(Errno::EXIST) => target.open_in(&parent).map(drop),
-                Err(error) => Err(error),
-            }
-        })
-    }
-
-    fn open_in(&self, parent: &OwnedFd) -> std::result::Result<OwnedFd, Errno> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let resolve =
-            ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-        rustix::fs::openat2(parent, &self.name, flags, Mode::empty(), resolve)
-    }
-
-    /// Makes the directory and shows there what is mounted at `source`.
-    ///
-    /// # Errors
-    /// As [`Target::make`]; `Internal` when the system refuses.
-    pub fn bind(&self, source: &Path, read_only: bool) -> Result<()> {
-        self.make()?;
-        let source = source.to_owned();
-        self.within("publish the volume at", move |target| {
-            let tree = rustix::mount::open_tree(
-                rustix::fs::CWD,
-                &source,
-                OpenTreeFlags::OPEN_TREE_CLONE
-                    | OpenTreeFlags::OPEN_TREE_CLOEXEC
-                    | OpenTreeFlags::AT_SYMLINK_NOFOLLOW,
-            )?;
-            if read_only {
-                make_read_only(&tree)?;
-            }
-            let parent = target.open_parent()?;
-            let place = target.open_in(&parent)?;
-            rustix::mount::move_mount(
-                &tree,
-                "",
-                &place,
-                "",
-                MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH,
-            )
-        })
-    }
-
-    /// Unmounts what is mounted there, all of it, and removes the directory. Nothing there is fine.
-    ///
-    /// # Errors
-    /// `Internal` when the system refuses, `DeadlineExceeded`.
-    pub fn clear(&self) -> Result<()> {
-        self.within("unpublish", |target| {
-            let parent = match target.open_parent() {
-                Err(Errno::NOENT) => return Ok(()),
-                other => other?,
-            };
-            // The parent by its descriptor, the last part followed by nothing: no name is walked again.
-            let place = PathBuf::from(format!("/proc/self/fd/{}", parent.as_fd().as_raw_fd()))
-                .join(&target.name);
-            loop {
-                // Detached: it may be in use by a process that is just being ended, and the files stay with the staging.
-                match rustix::mount::unmount(&place, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH)
-                {
-                    Ok(()) => {}
-                    Err(Errno::INVAL | Errno::NOENT) => break,
-                    Err(error) => return Err(error),
-                }
-            }
-            match rustix::fs::unlinkat(&parent, &target.name, AtFlags::REMOVEDIR) {
-                Ok(()) | Err(Errno::NOENT) => Ok(()),
-                Err(error) => Err(error),
-            }
-        })
-    }
-
-    /// Runs a call that touches paths with a deadline.
-    fn within<T: Send + 'static>(
-        &self,
-        what: &'static str,
-        call: impl FnOnce(&Target) -> std::result::Result<T, Errno> + Send + 'static,
-    ) -> Result<T> {
-        let own = self.clone();
-        with_deadline(&self.shown, move || call(&own))?
-            .map_err(|error| system(what, &self.shown, error))
-    }
+    target.attach(target.make()?, tree)?.keep();
+    Ok(())
 }
 
 /// Makes a mount that is nowhere yet read-only, without touching the one that it is a copy of.
@@ -263,7 +140,12 @@ fn make_read_only(tree: &OwnedFd) -> std::result::Result<(), Errno> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::error::Code;
     use super::*;
+
+    fn code<T>(outcome: std::result::Result<T, MountError>) -> Option<Code> {
+        outcome.err().map(|error| CsiError::from(error).code)
+    }
 
     #[test]
     fn a_path_outside_is_refused_and_a_link_is_not_followed() {
@@ -291,18 +173,19 @@ mod tests {
             .unwrap();
         target.make().unwrap();
         assert!(inside.join("mount").is_dir());
-        target.clear().unwrap();
+        target.clear(|_| false).unwrap();
         assert!(!inside.join("mount").exists());
-        target.clear().unwrap();
+        target.clear(|_| false).unwrap();
 
         std::os::unix::fs::symlink(outside.path(), inside.join("mount")).unwrap();
-        assert_eq!(target.make().unwrap_err().code, Code::InvalidArgument);
+        assert_eq!(code(target.make()), Some(Code::InvalidArgument));
+        assert_eq!(code(target.clear(|_| true)), Some(Code::InvalidArgument));
         std::fs::remove_file(inside.join("mount")).unwrap();
         std::os::unix::fs::symlink(outside.path(), inside.join("link")).unwrap();
         let through = targets
             .parse(inside.join("link/mount").to_str().unwrap())
             .unwrap();
-        assert_eq!(through.make().unwrap_err().code, Code::InvalidArgument);
+        assert_eq!(code(through.make()), Some(Code::InvalidArgument));
         assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 0);
     }
 }

@@ -21,10 +21,11 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
+use rustix::fs::{AtFlags, StatxFlags};
 
 use crate::fuse::convert::GENERATION;
 use crate::fuse::negotiate::MAX_BACKGROUND;
+use crate::fuse::place::Place;
 use crate::fuse::session::MARKER;
 
 /// Largest value of an extended attribute, in bytes (Linux's `XATTR_SIZE_MAX`).
@@ -42,11 +43,9 @@ const RESIZE_ROUNDS: u32 = 4;
 /// # Errors
 /// Not that mount, the write-back failed, or the files cannot be opened by handle (CAP_DAC_READ_SEARCH).
 pub fn pass(point: &Path, device: &str) -> io::Result<()> {
-    let root = rustix::fs::open(
-        point,
-        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )?;
+    let root = Place::at(point)
+        .map_err(io::Error::other)?
+        .open_for_reading()?;
     // Not synchronised: the answer must come from the kernel and not from the server.
     let found = rustix::fs::statx(
         &root,

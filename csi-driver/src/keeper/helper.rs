@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
@@ -19,7 +19,8 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use serde::{Deserialize, Serialize};
 
 use super::{barrier, wire};
-use crate::fuse::mount;
+use crate::fuse::mount::{self, MountLine};
+use crate::fuse::place::Place;
 
 /// The argument that makes the keeper's program the helper.
 pub const ARGUMENT: &str = "--helper";
@@ -99,18 +100,17 @@ fn perform(work: &Work) -> io::Result<()> {
             lazy,
             force,
         } => {
-            is_mounted(point, device)?;
-            mount::unmount(point, *lazy, *force)
+            let is = |line: &MountLine| {
+                line.device == *device || device.is_empty() && line.kind == mount::TYPE
+            };
+            // The path may be gone with its mount, so the table is asked first.
+            if !mount::mounted_at(point)?.is_some_and(|line| is(&line)) {
+                return Err(io::Error::from_raw_os_error(libc::EINVAL));
+            }
+            Place::at(point)
+                .map_err(io::Error::other)?
+                .unmount(is, *lazy, *force)
         }
-    }
-}
-
-fn is_mounted(point: &Path, device: &str) -> io::Result<()> {
-    match mount::mounted_at(point)? {
-        Some(line) if line.device == device || device.is_empty() && line.kind == mount::TYPE => {
-            Ok(())
-        }
-        _ => Err(io::Error::from_raw_os_error(libc::EINVAL)),
     }
 }
 

@@ -7,14 +7,15 @@ use std::time::{Duration, Instant};
 use super::error::MountsError;
 use super::live::Live;
 use super::{Inner, Mounts, SYNC_TIMEOUT};
-use crate::fuse::mount;
+use crate::fuse::place::Place;
 
 impl Mounts {
     /// Unmounts: dirty pages are written first. With `lazy` a mount in use is taken out of sight and goes with its
     /// last user.
     ///
     /// # Errors
-    /// [`MountsError::Busy`] when it is in use and `lazy` is not given.
+    /// [`MountsError::Busy`] when it is in use and `lazy` is not given; [`MountsError::Moved`] when its directory is not where
+    /// it was. When the keeper does not do it in time, it goes on with it, and the mount is shown as being unmounted.
     pub fn unmount(&self, id: &str, lazy: bool) -> Result<(), MountsError> {
         let inner = &self.inner;
         let live = inner.served(id)?;
@@ -32,9 +33,23 @@ impl Mounts {
                 inner.keeper.unmount(id, true, false, SYNC_TIMEOUT)?;
                 return Ok(());
             }
-            // Somebody else has unmounted it.
-            Err(error) if error.errno() == Some(libc::EINVAL) => {}
-            Err(error) => return Err(error.into()),
+            // Somebody else has unmounted it, or its directory was renamed.
+            Err(error) if error.errno() == Some(libc::EINVAL) => {
+                if let Some(now) = live.attached_at() {
+                    return Err(MountsError::Moved {
+                        id: id.to_owned(),
+                        mount_point: live.mount_point.clone(),
+                        now,
+                    });
+                }
+            }
+            Err(error) => {
+                if error.errno() == Some(libc::ETIMEDOUT) {
+                    // The helper goes on with it: nobody may count on this mount any more.
+                    live.unmounting.store(true, Ordering::SeqCst);
+                }
+                return Err(error.into());
+            }
         }
         // A lazy unmount of the same file system elsewhere (a bind mount) may keep the connection.
         if !live.wait_finished(Duration::from_secs(5)) {
@@ -128,7 +143,6 @@ impl Inner {
 }
 
 pub(super) fn remove_directory(point: &Path) {
-    let owned = point.to_owned();
     // One that is not empty any more is somebody else's by now.
-    let _ = mount::with_deadline(point, move || std::fs::remove_dir(owned));
+    let _ = Place::at(point).and_then(|place| place.remove());
 }

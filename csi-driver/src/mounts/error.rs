@@ -44,6 +44,20 @@ pub enum MountsError {
         /// Its mount point.
         mount_point: PathBuf,
     },
+    /// The directory of the mount was renamed.
+    #[error(
+        "mount {id} is not at {} any more but at {}: the directory was renamed; put it back, then try again",
+        .mount_point.display(),
+        .now.display()
+    )]
+    Moved {
+        /// The mount.
+        id: String,
+        /// Where it was mounted.
+        mount_point: PathBuf,
+        /// Where it is now.
+        now: PathBuf,
+    },
     /// There is no such mount.
     #[error("there is no mount named {id}")]
     NotMounted {

@@ -15,6 +15,7 @@ use super::state::{ShownPoint, State};
 use crate::fuse::adapter::{Adapter, Parts};
 use crate::fuse::backing::Backings;
 use crate::fuse::device::Device;
+use crate::fuse::mountinfo;
 use crate::fuse::negotiate::Negotiated;
 use crate::fuse::session::Session;
 use crate::fuse::view::View;
@@ -25,6 +26,8 @@ pub(super) struct Live {
     pub id: String,
     pub mount_point: PathBuf,
     pub device_number: String,
+    /// The kernel's number of the mount; 0 when a successor did not find it.
+    mount_number: u64,
     pub state: State,
     pub device: Arc<Device>,
     /// The record of backing files, to be given to another keeper when the first one is gone.
@@ -36,6 +39,8 @@ pub(super) struct Live {
     pub leaving: AtomicBool,
     /// A lazy unmount is under way: the mount is out of sight and ends with its last user.
     pub detached: AtomicBool,
+    /// An unmount was given up by its caller, and goes on.
+    pub unmounting: AtomicBool,
     finished: Mutex<bool>,
     changed: Condvar,
 }
@@ -45,6 +50,7 @@ pub(super) struct Connection {
     pub id: String,
     pub mount_point: PathBuf,
     pub device_number: String,
+    pub mount_number: u64,
     pub state: State,
     pub negotiated: Negotiated,
     pub device: Arc<Device>,
@@ -59,6 +65,7 @@ impl Live {
             id,
             mount_point,
             device_number,
+            mount_number,
             state,
             negotiated,
             device,
@@ -120,6 +127,7 @@ impl Live {
             id,
             mount_point,
             device_number,
+            mount_number,
             state,
             device,
             backing,
@@ -128,6 +136,7 @@ impl Live {
             notifier: Mutex::new(notifier),
             leaving: AtomicBool::new(false),
             detached: AtomicBool::new(false),
+            unmounting: AtomicBool::new(false),
             finished: Mutex::new(false),
             changed: Condvar::new(),
         }))
@@ -141,6 +150,12 @@ impl Live {
             &self.device_number,
             &self.state,
         )
+    }
+
+    /// Where the mount is attached now, if it is. Cost: the mounts of this machine, read once.
+    pub(super) fn attached_at(&self) -> Option<PathBuf> {
+        let line = mountinfo::mounted_as(self.mount_number).ok()??;
+        (line.device == self.device_number).then_some(line.point)
     }
 
     /// Requests served, by opcode.

@@ -16,15 +16,30 @@ use crate::fuse::backing::new_record;
 use crate::fuse::device::Device;
 use crate::fuse::mount::{self, MountOptions};
 use crate::fuse::negotiate::negotiate;
+use crate::fuse::place::{Place, Ready};
 
 impl Mounts {
     /// Makes a mount. Cost: about 1 ms, and the removal of what earlier mounts left unlinked but open.
     ///
     /// # Errors
     /// Each says what to do; nothing is left behind.
-    pub fn mount(&self, mut request: MountRequest) -> Result<MountInfo, MountsError> {
+    pub fn mount(&self, request: MountRequest) -> Result<MountInfo, MountsError> {
+        let place = Place::at(&real_path(&request.mount_point)?)?;
+        self.mount_on(request, &place)
+    }
+
+    /// Makes a mount at a place that was taken apart already; its path replaces that of the request. The place's calls keep
+    /// what it was given to keep.
+    ///
+    /// # Errors
+    /// As [`Mounts::mount`].
+    pub fn mount_on(
+        &self,
+        mut request: MountRequest,
+        place: &Place,
+    ) -> Result<MountInfo, MountsError> {
         let inner = &self.inner;
-        request.mount_point = real_path(&request.mount_point)?;
+        place.path().clone_into(&mut request.mount_point);
         let volume = inner
             .engine
             .volume(request.point, VolumeOptions { origin: 0 })?;
@@ -32,10 +47,11 @@ impl Mounts {
         let writes = (!read_only).then(|| volume.timeline());
         inner.reserve(&request.id, writes)?;
         let mut made = false;
-        let result = mount::prepare(&request.mount_point)
+        let result = place
+            .prepare()
             .map_err(MountsError::from)
-            .and_then(|made_directory| {
-                made = made_directory;
+            .and_then(|ready| {
+                made = ready.made;
                 if writes.is_some() {
                     volume.reap_all()?;
                 }
@@ -46,7 +62,7 @@ impl Mounts {
                 });
                 let timeline = inner.engine.timeline(volume.timeline());
                 let verified = timeline.is_ok_and(|info| verifies_reads(&info));
-                inner.make(&request, mode, read_only, verified, made_directory)
+                inner.make(&request, mode, read_only, verified, place, ready)
             });
         match result {
             Ok(live) => {
@@ -56,7 +72,7 @@ impl Mounts {
             }
             Err(error) => {
                 if made {
-                    let _ = std::fs::remove_dir(&request.mount_point);
+                    let _ = place.remove();
                 }
                 inner.live.lock().remove(&request.id);
                 Err(error)
@@ -78,7 +94,8 @@ impl Inner {
         mode: Mode,
         read_only: bool,
         verified: bool,
-        made_directory: bool,
+        place: &Place,
+        ready: Ready,
     ) -> Result<Arc<Live>, MountsError> {
         let system = |what: &'static str| {
             move |error| MountsError::Serve {
@@ -96,23 +113,17 @@ impl Inner {
             negotiated: None,
             read_only,
             label: request.label.clone(),
-            made_directory,
+            made_directory: ready.made,
             group: request.group,
             verified,
         };
-        let point = &request.mount_point;
         self.keeper.put(
-            record(&request.id, point, "", &state)?,
+            record(&request.id, place.path(), "", &state)?,
             device.as_fd(),
             backing.as_fd(),
         )?;
-        let result = self.mount_and_serve(request, &mut state, &device, backing);
+        let result = self.mount_and_serve(request, &mut state, &device, backing, (place, ready));
         if result.is_err() {
-            if let Ok(Some(line)) = mount::mounted_at(point)
-                && line.source == source(&request.id)
-            {
-                let _ = mount::unmount(point, true, true);
-            }
             let _ = self.keeper.forget(&request.id);
         }
         result
@@ -124,8 +135,9 @@ impl Inner {
         state: &mut State,
         device: &Arc<Device>,
         backing: OwnedFd,
+        (place, ready): (&Place, Ready),
     ) -> Result<Arc<Live>, MountsError> {
-        let point = &request.mount_point;
+        let point = place.path();
         let system = |what: &'static str| {
             move |error| MountsError::Serve {
                 id: request.id.clone(),
@@ -133,33 +145,40 @@ impl Inner {
                 error,
             }
         };
-        mount::mount(
-            device,
-            point,
-            MountOptions {
-                name: &request.id,
-                read_only: state.read_only,
-            },
-        )?;
+        let options = MountOptions {
+            name: &request.id,
+            read_only: state.read_only,
+        };
+        let tree = mount::create(device, options).map_err(system("make it"))?;
         let negotiated = negotiate(device, state.mode).map_err(system("agree with the kernel"))?;
         state.negotiated = Some(negotiated);
-        let number = device_number(point, &request.id)?;
-        mount::raise_read_ahead(&number);
-        self.keeper
-            .update(record(&request.id, point, &number, state)?)?;
-        Live::serve(
-            &self.engine,
-            Connection {
-                id: request.id.clone(),
-                mount_point: point.clone(),
-                device_number: number,
-                state: state.clone(),
-                negotiated,
-                device: Arc::clone(device),
-                backing,
-                taken_over: false,
-            },
-        )
+        let attached = place.attach(ready, tree)?;
+        let line = attached.line().clone();
+        mount::raise_read_ahead(&line.device);
+        let served = record(&request.id, point, &line.device, state)
+            .and_then(|record| Ok(self.keeper.update(record)?))
+            .and_then(|()| {
+                Live::serve(
+                    &self.engine,
+                    Connection {
+                        id: request.id.clone(),
+                        mount_point: point.to_owned(),
+                        device_number: line.device,
+                        mount_number: line.id,
+                        state: state.clone(),
+                        negotiated,
+                        device: Arc::clone(device),
+                        backing,
+                        taken_over: false,
+                    },
+                )
+            });
+        match served {
+            Ok(_) => attached.keep(),
+            // Whoever waits on it already gets an error.
+            Err(_) => attached.abort(),
+        }
+        served
     }
 
     /// Puts a served mount into the list and watches for its end.
@@ -193,21 +212,6 @@ fn real_path(point: &Path) -> Result<PathBuf, MountsError> {
     let owned = parent.to_owned();
     let real = mount::with_deadline(point, move || std::fs::canonicalize(owned))?;
     Ok(real.map_or_else(|_| point.to_owned(), |real| real.join(name)))
-}
-
-fn source(id: &str) -> String {
-    format!("anabranch:{id}")
-}
-
-fn device_number(point: &Path, id: &str) -> Result<String, MountsError> {
-    let line = mount::mounted_at(point).map_err(|error| MountsError::Serve {
-        id: id.to_owned(),
-        what: "read mountinfo",
-        error,
-    })?;
-    line.filter(|line| line.kind == mount::TYPE)
-        .map(|line| line.device)
-        .ok_or_else(|| MountsError::NotMounted { id: id.to_owned() })
 }
 
 fn random() -> std::io::Result<u64> {

@@ -1,8 +1,8 @@
 //! The mounts of one engine: made, listed, synced, taken over and unmounted.
 //!
-//! Flow of a mount: check the mount point, open `/dev/fuse`, give the descriptor to the keeper, mount(2), INIT, serve.
-//! The keeper has it before the kernel does, so whenever this process dies, its successor finds either a mount to go
-//! on with or a half-made one to remove.
+//! Flow of a mount: check the mount point, open `/dev/fuse`, give the descriptor to the keeper, make the mount out of sight,
+//! INIT, attach it to the mount point, serve. The keeper has it before the kernel does, so whenever this process dies, its
+//! successor finds either a mount to go on with or a half-made one to remove.
 //!
 //! Guarantees: a mount point in use is refused and left as it is; a timeline has one writable mount; what returned on
 //! a mount before [`Mounts::sync`] is in the engine after it; a request is applied once, however many processes
@@ -104,8 +104,12 @@ pub struct MountInfo {
     pub group: Option<u32>,
     /// The caller's own words.
     pub label: String,
+    /// Device number in mountinfo, `major:minor`: of this mount and of what is bound from it.
+    pub device: String,
     /// Unmounted lazily: out of sight, served until its last user is gone.
     pub detached: bool,
+    /// An unmount was given up, and goes on until the mount point answers.
+    pub unmounting: bool,
 }
 
 /// What became of one mount in [`Mounts::take_over`].
@@ -294,6 +298,8 @@ fn info(live: &Live) -> MountInfo {
         read_only: live.state.read_only,
         group: live.state.group,
         label: live.state.label.clone(),
+        device: live.device_number.clone(),
         detached: live.detached.load(Ordering::SeqCst),
+        unmounting: live.unmounting.load(Ordering::SeqCst),
     }
 }

@@ -42,6 +42,7 @@ mod tests {
 
     fn line(point: &str, device: &str) -> MountLine {
         MountLine {
+            id: 1,
             point: point.into(),
             device: device.to_owned(),
             kind: "fuse.anabranch".to_owned(),

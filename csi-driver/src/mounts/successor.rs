@@ -10,6 +10,7 @@ use super::live::{Connection, Live};
 use super::state::{ShownPoint, State};
 use super::{Inner, Mounts, TakenOver, info};
 use crate::fuse::device::Device;
+use crate::fuse::mountinfo;
 use crate::fuse::negotiate::Negotiated;
 use crate::keeper::wire::Record;
 
@@ -73,12 +74,16 @@ impl Inner {
         negotiated: Negotiated,
     ) -> Result<Arc<Live>, MountsError> {
         let (_, device, backing) = self.keeper.take(&record.id)?;
+        let point = PathBuf::from(&record.mount_point);
+        let line = mountinfo::mounted_at(&point).ok().flatten();
+        let own = line.filter(|line| line.device == record.device);
         let live = Live::serve(
             &self.engine,
             Connection {
                 id: record.id.clone(),
-                mount_point: PathBuf::from(&record.mount_point),
+                mount_point: point,
                 device_number: record.device.clone(),
+                mount_number: own.map_or(0, |line| line.id),
                 state,
                 negotiated,
                 device: Arc::new(Device::from_descriptor(device)),
