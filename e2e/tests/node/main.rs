@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod attributes;
 mod claims;
 mod endings;
 mod forks;
@@ -29,6 +30,7 @@ const TOGETHER: &[Scenario] = &[
     ("empty", claims::empty),
     ("copies", claims::copies),
     ("sources", claims::sources),
+    ("attributes", attributes::classes),
     ("single", claims::single),
     ("inline", pods::inline),
 ];
