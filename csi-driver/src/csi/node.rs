@@ -188,7 +188,7 @@ impl Driver {
             && let Some(mount) = self.mount_of(timeline.id)
             && mount.mount_point == staging.path()
         {
-            // The keeper waits for as long as a write-back may take, so it is asked only when the path answers.
+            // Where the call that waits for the path has the lock.
             staging.reach()?;
             self.mounts.unmount(&mount.id, true)?;
             self.mounted(&timeline);

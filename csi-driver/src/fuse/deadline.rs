@@ -21,6 +21,14 @@ pub fn with_deadline<T: Send + 'static>(
     path: &Path,
     call: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, MountError> {
+    within(PATH_DEADLINE, path, call)
+}
+
+fn within<T: Send + 'static>(
+    limit: Duration,
+    path: &Path,
+    call: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, MountError> {
     let (sender, receiver) = mpsc::channel();
     let system = |error| MountError::System {
         what: "look at",
@@ -36,7 +44,29 @@ pub fn with_deadline<T: Send + 'static>(
         .map_err(system)?;
     let late = |_| MountError::Deadline {
         path: path.to_owned(),
-        seconds: PATH_DEADLINE.as_secs(),
+        seconds: limit.as_secs(),
     };
-    receiver.recv_timeout(PATH_DEADLINE).map_err(late)
+    receiver.recv_timeout(limit).map_err(late)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_call_gives_after_it_was_given_up_is_dropped() {
+        let (go, wait) = mpsc::channel::<()>();
+        let made = Arc::new(());
+        let held = Arc::downgrade(&made);
+        let outcome = within(Duration::from_millis(20), Path::new("/slow"), move || {
+            let _ = wait.recv();
+            made
+        });
+        assert!(matches!(outcome, Err(MountError::Deadline { .. })));
+        assert!(held.upgrade().is_some(), "the call goes on");
+        go.send(()).unwrap();
+        while held.upgrade().is_some() {
+            std::thread::yield_now();
+        }
+    }
 }

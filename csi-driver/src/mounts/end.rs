@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::error::MountsError;
 use super::live::Live;
 use super::{Inner, Mounts, SYNC_TIMEOUT};
+use crate::fuse::mount::MountError;
 use crate::fuse::place::Place;
 
 impl Mounts {
@@ -19,6 +20,12 @@ impl Mounts {
     pub fn unmount(&self, id: &str, lazy: bool) -> Result<(), MountsError> {
         let inner = &self.inner;
         let live = inner.served(id)?;
+        // The keeper waits for as long as a write-back may take, so it is asked only when the path answers.
+        if let Err(error @ MountError::Deadline { .. }) =
+            Place::at(&live.mount_point).and_then(|place| place.reach())
+        {
+            return Err(error.into());
+        }
         match inner.keeper.unmount(id, false, false, SYNC_TIMEOUT) {
             Ok(()) => {}
             Err(error) if error.errno() == Some(libc::EBUSY) && !lazy => {
