@@ -102,8 +102,14 @@ impl Driver {
         group: Option<u32>,
         label: &str,
     ) -> Result<()> {
-        if let Some(mount) = self.mount_of(timeline.id) {
-            return self.already_mounted(timeline, &mount, place, read_only, group);
+        match self.mount_of(timeline.id) {
+            // An unmount was given up. It goes on, or has failed since: it is ended first, because a mount that may go at any
+            // moment is none to count on.
+            Some(mount) if mount.unmounting && !mount.detached => {
+                self.mounts.unmount(&mount.id, true)?;
+            }
+            Some(mount) => return self.already_mounted(timeline, &mount, place, read_only, group),
+            None => {}
         }
         place.make()?;
         let request = MountRequest {
@@ -134,12 +140,6 @@ impl Driver {
                     "an earlier mount of {} is still in use; it goes with its last user",
                     timeline.name
                 ),
-            ));
-        }
-        if mount.unmounting {
-            return Err(CsiError::new(
-                Code::Aborted,
-                format!("an earlier unmount of {} is still under way", timeline.name),
             ));
         }
         if mount.mount_point != place.path() {

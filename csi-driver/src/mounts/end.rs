@@ -18,6 +18,19 @@ impl Mounts {
     /// [`MountsError::Busy`] when it is in use and `lazy` is not given; [`MountsError::Moved`] when its directory is not where
     /// it was. When the keeper does not do it in time, it goes on with it, and the mount is shown as being unmounted.
     pub fn unmount(&self, id: &str, lazy: bool) -> Result<(), MountsError> {
+        self.unmount_within(SYNC_TIMEOUT, id, lazy)
+    }
+
+    /// As [`Mounts::unmount`], which gives the keeper so long for each step.
+    ///
+    /// # Errors
+    /// As [`Mounts::unmount`].
+    pub fn unmount_within(
+        &self,
+        patience: Duration,
+        id: &str,
+        lazy: bool,
+    ) -> Result<(), MountsError> {
         let inner = &self.inner;
         let live = inner.served(id)?;
         // The keeper waits for as long as a write-back may take, so it is asked only when the path answers.
@@ -26,7 +39,7 @@ impl Mounts {
         {
             return Err(error.into());
         }
-        match inner.keeper.unmount(id, false, false, SYNC_TIMEOUT) {
+        match inner.keeper.unmount(id, false, false, patience) {
             Ok(()) => {}
             Err(error) if error.errno() == Some(libc::EBUSY) && !lazy => {
                 return Err(MountsError::Busy {
@@ -35,10 +48,13 @@ impl Mounts {
                 });
             }
             Err(error) if error.errno() == Some(libc::EBUSY) => {
-                inner.keeper.sync(id, SYNC_TIMEOUT)?;
+                inner.keeper.sync(id, patience)?;
                 live.detached.store(true, Ordering::SeqCst);
-                inner.keeper.unmount(id, true, false, SYNC_TIMEOUT)?;
-                return Ok(());
+                let outcome = inner.keeper.unmount(id, true, false, patience);
+                if outcome.is_err() {
+                    live.detached.store(false, Ordering::SeqCst);
+                }
+                return Ok(outcome?);
             }
             // Somebody else has unmounted it, or its directory was renamed.
             Err(error) if error.errno() == Some(libc::EINVAL) => {

@@ -212,3 +212,47 @@ fn a_path_that_hangs_costs_its_own_volume_a_deadline_and_nobody_else_anything() 
     }
     node.end();
 }
+
+/// The keeper goes on with an unmount that its caller has given up, and it may fail then: nobody may count on that mount.
+#[test]
+fn a_mount_whose_unmount_was_given_up_is_unmounted_before_it_is_staged_again() {
+    let name = "a_mount_whose_unmount_was_given_up_is_unmounted_before_it_is_staged_again";
+    if !can_mount(name) {
+        return;
+    }
+    let _alive = watchdog(Duration::from_secs(120));
+    let node = Node::new("csi-late");
+    let driver = &node.driver;
+    let id = volume(&node, "v").id;
+    let [staging, target] = ["plugins/s", "pods/t"].map(|below| node.path(below));
+    stage(driver, &id, &staging).unwrap();
+    // In use, so that the unmount fails in the end.
+    let open = fs::File::create(Path::new(&staging).join("file")).unwrap();
+    let mount = node.mounts.list().remove(0).id;
+    let begun = Instant::now();
+    while !node.mounts.list()[0].unmounting {
+        assert!(begun.elapsed() < Duration::from_secs(30));
+        let given_up = node.mounts.unmount_within(Duration::ZERO, &mount, false);
+        given_up.unwrap_err();
+    }
+    let error = publish(driver, &id, &staging, &target).unwrap_err();
+    assert_eq!(error.code, Code::FailedPrecondition, "{error}");
+    let error = driver.delete_volume(&id).unwrap_err();
+    assert_eq!(error.code, Code::FailedPrecondition, "{error}");
+    let error = stage(driver, &id, &staging).unwrap_err();
+    assert_eq!(error.code, Code::Aborted, "{error}");
+    assert!(ours_below(&node.kubelet).is_empty());
+    drop(open);
+    let begun = Instant::now();
+    while let Err(error) = stage(driver, &id, &staging) {
+        assert_eq!(error.code, Code::Aborted, "{error}");
+        assert!(begun.elapsed() < Duration::from_secs(30), "{error}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    publish(driver, &id, &staging, &target).unwrap();
+    assert!(Path::new(&target).join("file").exists());
+    driver.unpublish(&id, &target).unwrap();
+    driver.unstage(&id, &staging).unwrap();
+    assert!(ours_below(&node.kubelet).is_empty());
+    node.end();
+}
