@@ -362,11 +362,16 @@ impl Node {
     async fn work(self: Arc<Self>) {
         while let Some(key) = self.queue.take().await {
             let began = Instant::now();
-            let outcome = match self.cache.get(&key) {
+            let object = self.cache.get(&key);
+            let generation = object.as_ref().and_then(|one| one.metadata().generation);
+            let outcome = match object {
                 Some(object) => self.look(&key, (*object).clone()).await,
                 None => self.free(&key).await,
             };
+            let failed = self.agent.failures.lock().of(&key, generation).is_some();
             let result = match &outcome {
+                // The object's status says what.
+                Ok(_) if failed => "action",
                 Ok(_) => "ok",
                 Err(error) => error.category(),
             };

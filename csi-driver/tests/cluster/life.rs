@@ -134,6 +134,16 @@ async fn objects_are_made_changed_and_freed_with_restarts_in_the_middle() {
         "{refused:?}"
     );
 
+    // Who watches the figures hears of it too.
+    f.eventually("a look that failed is counted", async |_: &Fixture| {
+        let text = agent.get("/metrics")?;
+        let counted = |line: &str| {
+            line.starts_with("anabranch_node_looks_total") && line.contains(r#"result="action""#)
+        };
+        text.lines().any(counted).then_some(())
+    })
+    .await;
+
     // Larger and smaller, the agent killed in between, and again in the middle of it.
     agent.kill();
     f.ours("BucketFork", "team", "set", json!({"source": {"snapshot": "v1"}, "count": 40, "lifetime": {"noExpiry": true}, "claim": {}})).await;
