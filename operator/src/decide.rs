@@ -23,8 +23,8 @@ pub struct Scene<'a> {
     pub held: &'a BTreeMap<String, usize>,
     /// The object that this one is made from, when there is one: for a fork of a set, the set.
     pub source: Option<&'a Object>,
-    /// Whether the namespace of the source lets it be forked from here.
-    pub granted: bool,
+    /// Whether the namespace of the source lets it be forked from here; none while that is not known yet.
+    pub granted: Option<bool>,
     /// All objects.
     pub peers: &'a Peers,
     /// The status fields that the operator has said of the object before.
@@ -38,6 +38,8 @@ pub struct Scene<'a> {
 pub enum Decision {
     /// Nothing: it is as it should be, or the agent's turn.
     Leave,
+    /// Put the finalizer on it again: it has data, and somebody took the finalizer off.
+    Hold,
     /// Put it on this node, and say nothing else of it any more.
     Place(String),
     /// It is on no node that works on it: say the status of this object.
@@ -53,12 +55,7 @@ pub fn decide(object: &Object, scene: &Scene<'_>) -> (Decision, Option<Timestamp
     let metadata = object.metadata();
     let node = node_of(object);
     if let Some(since) = &metadata.deletion_timestamp {
-        if !metadata
-            .finalizers
-            .iter()
-            .flatten()
-            .any(|name| name == names::FINALIZER)
-        {
+        if !is_held(object) {
             return (Decision::Leave, None);
         }
         return delete(node, since.0, scene);
@@ -66,6 +63,10 @@ pub fn decide(object: &Object, scene: &Scene<'_>) -> (Decision, Option<Timestamp
     let Some(node) = node else {
         return place(object, scene);
     };
+    // After an uninstall, or a hand that was too quick. What comes next is decided when it is held.
+    if !is_held(object) {
+        return (Decision::Hold, None);
+    }
     match scene.nodes.get(node) {
         Some(Standing::Alive { .. }) if scene.said != ["node"] => {
             (Decision::Place(node.to_owned()), None)
@@ -82,9 +83,18 @@ pub fn decide(object: &Object, scene: &Scene<'_>) -> (Decision, Option<Timestamp
                 None,
             )
         }
-        Some(Standing::Silent) => (Decision::Leave, None),
+        Some(Standing::Silent | Standing::Unsure) => (Decision::Leave, None),
         None => (lost(object, node, scene), None),
     }
+}
+
+/// Whether an object has our finalizer.
+pub fn is_held(object: &Object) -> bool {
+    let finalizers = &object.metadata().finalizers;
+    finalizers
+        .iter()
+        .flatten()
+        .any(|name| name == names::FINALIZER)
 }
 
 /// Whether somebody has said what becomes of the object as it is now.
@@ -102,7 +112,7 @@ fn delete(
         return (Decision::Release(None), None);
     };
     match scene.nodes.get(node) {
-        Some(Standing::Alive { .. }) => (Decision::Leave, None),
+        Some(Standing::Alive { .. } | Standing::Unsure) => (Decision::Leave, None),
         Some(Standing::Silent) => {
             let end = since.checked_add(scene.patience).unwrap_or(Timestamp::MAX);
             if end > scene.now {
@@ -123,6 +133,9 @@ fn delete(
 }
 
 fn place(object: &Object, scene: &Scene<'_>) -> (Decision, Option<Timestamp>) {
+    if scene.granted.is_none() {
+        return (Decision::Leave, None);
+    }
     let observed = Observed::default();
     let options = Options::default();
     let world = World {
@@ -159,7 +172,7 @@ fn place(object: &Object, scene: &Scene<'_>) -> (Decision, Option<Timestamp>) {
 /// The node of what an object is made from. None when the plan says better what is missing.
 fn beside(object: &Object, key: &ObjectKey, scene: &Scene<'_>) -> Option<Result<String, State>> {
     let source_key = crate::source::key_of(object, key)?;
-    if !scene.granted {
+    if scene.granted == Some(false) {
         let message = format!(
             "{source_key} may not be forked from the namespace {}; a ReferenceGrant in {} has to allow it, from BucketFork of this namespace to {}",
             key.namespace, source_key.namespace, source_key.kind

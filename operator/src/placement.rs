@@ -10,6 +10,8 @@ pub enum Standing {
         /// Whether it takes new buckets: it is ready and not cordoned.
         takes: bool,
     },
+    /// Nobody knows yet: its agent was not heard since this operator began. Nothing is decided by that.
+    Unsure,
     /// Its agent has not answered for a while; what it holds may come back.
     Silent,
 }
@@ -33,6 +35,9 @@ pub fn choose(
             Some(Standing::Alive { .. }) => Ok(name.to_owned()),
             Some(Standing::Silent) => Err(format!(
                 "waits for the node {name}, whose agent does not answer"
+            )),
+            Some(Standing::Unsure) => Err(format!(
+                "waits for the node {name}, whose agent was not heard yet"
             )),
             None => Err(format!(
                 "waits for the node {name}, which is not there or has no agent"

@@ -41,13 +41,14 @@ fn nodes() -> Nodes {
     Nodes::from([
         ("alive".into(), Standing::Alive { takes: true }),
         ("silent".into(), Standing::Silent),
+        ("unsure".into(), Standing::Unsure),
     ])
 }
 
 struct Case<'a> {
     object: Object,
     others: Vec<&'a Object>,
-    granted: bool,
+    granted: Option<bool>,
     said: &'a [&'a str],
 }
 
@@ -56,7 +57,7 @@ impl<'a> Case<'a> {
         Case {
             object,
             others: Vec::new(),
-            granted: true,
+            granted: Some(true),
             said: &[],
         }
     }
@@ -107,6 +108,10 @@ fn ready() -> Value {
 fn on(node: &str, mut status: Value) -> Value {
     status["node"] = json!(node);
     status
+}
+
+fn held() -> Value {
+    json!({"finalizers": [names::FINALIZER]})
 }
 
 fn deleted(seconds_ago: i64) -> Value {
@@ -162,10 +167,54 @@ fn a_fork_goes_where_its_source_is_and_says_otherwise_what_is_missing() {
         ("WaitingForSource".into(), "InProgress")
     );
     let refused = Case {
-        granted: false,
+        granted: Some(false),
         ..with(&placed)
     };
     assert_eq!(refused.said(), ("NotGranted".into(), "Failed"));
+    // Before the grants were read nothing is said: a refusal that is taken back a moment later is a false alarm.
+    let unknown = Case {
+        granted: None,
+        ..with(&placed)
+    };
+    assert_eq!(unknown.decide(), (Decision::Leave, None));
+}
+
+#[test]
+fn what_has_data_is_held_again_whoever_let_it_go() {
+    let foreign = json!({"finalizers": ["other.dev/x"]});
+    for node in ["alive", "silent", "unsure", "gone"] {
+        for metadata in [json!({}), foreign.clone()] {
+            for said in [&["node"][..], &["conditions", "node"], &[]] {
+                let case = Case {
+                    said,
+                    ..Case::of(bucket(metadata.clone(), on(node, ready())))
+                };
+                assert_eq!(case.decide(), (Decision::Hold, None), "{node} {said:?}");
+            }
+        }
+    }
+    // What is held, or on its way out, is not.
+    let kept = Case {
+        said: &["node"],
+        ..Case::of(bucket(held(), on("alive", ready())))
+    };
+    assert_eq!(kept.decide().0, Decision::Leave);
+    let going = bucket(
+        json!({"deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": ["other.dev/x"]}),
+        on("alive", ready()),
+    );
+    assert_eq!(Case::of(going).decide().0, Decision::Leave);
+}
+
+#[test]
+fn nothing_is_decided_by_a_node_that_was_not_heard_yet() {
+    let standing = Case {
+        said: &["conditions", "node"],
+        ..Case::of(bucket(held(), on("unsure", json!({}))))
+    };
+    assert_eq!(standing.decide(), (Decision::Leave, None));
+    let going = Case::of(bucket(deleted(100_000), on("unsure", ready())));
+    assert_eq!(going.decide(), (Decision::Leave, None));
 }
 
 #[test]
@@ -208,7 +257,7 @@ fn forks_of_a_set_are_found_by_their_index() {
 fn what_is_on_a_node_is_its_agents_affair_until_the_node_is_gone() {
     let at = |node: &str, status: Value| Case {
         said: &["node"],
-        ..Case::of(bucket(json!({}), on(node, status)))
+        ..Case::of(bucket(held(), on(node, status)))
     };
     assert_eq!(at("alive", ready()).decide().0, Decision::Leave);
     assert_eq!(at("alive", json!({})).decide().0, Decision::Leave);

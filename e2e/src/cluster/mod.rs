@@ -122,6 +122,16 @@ impl Cluster {
         self.folder.join("admin.kubeconfig")
     }
 
+    /// Port of the loopback address on which the API server answers: for a proxy in front of it.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Port of the loopback address on which etcd answers, without encryption.
+    pub fn etcd_port(&self) -> u16 {
+        self.etcd_port
+    }
+
     /// Path of a kubeconfig that speaks for a user, for programs.
     ///
     /// # Errors

@@ -7,9 +7,10 @@ use std::time::Duration;
 use clap::{Parser, Subcommand, ValueEnum};
 use operator::cluster::controller::{self, Settings};
 use operator::cluster::http::{self, Health};
+use operator::cluster::leader::Candidate;
 use operator::cluster::metrics::Metrics;
 use operator::cluster::signals;
-use operator::cluster::write::Writer;
+use operator::cluster::uninstall::uninstall;
 use tracing_subscriber::EnvFilter;
 
 #[derive(Debug, Parser)]
@@ -49,9 +50,20 @@ enum LogFormat {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Takes our finalizer off every object, so that nothing is left stuck after an uninstall. The data stays on the nodes.
-    Uninstall,
+    /// Ends the operator and takes our finalizer off every object, so that nothing is left stuck after an uninstall. The data
+    /// stays on the nodes.
+    Uninstall {
+        /// How long an operator may take to end before its lease is taken from it, in seconds.
+        #[arg(long, default_value_t = 60)]
+        operator_seconds: u64,
+        /// When to give up, in seconds.
+        #[arg(long, default_value_t = 540)]
+        within_seconds: u64,
+    },
 }
+
+/// Name of the leader lease.
+const LEASE: &str = "anabranch-operator";
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -82,8 +94,27 @@ async fn run(arguments: Arguments) -> ExitCode {
         Ok(client) => client,
         Err(failure) => return failed("cannot reach the API server", &failure),
     };
-    if let Some(Command::Uninstall) = arguments.command {
-        return uninstall(client).await;
+    if let Some(Command::Uninstall {
+        operator_seconds,
+        within_seconds,
+    }) = arguments.command
+    {
+        let candidate = Candidate {
+            leases: kube::Api::namespaced(client.clone(), &arguments.namespace),
+            name: LEASE.to_owned(),
+            identity: format!("uninstall-{}", jiff::Timestamp::now().as_nanosecond()),
+            lasts: Duration::from_secs(arguments.lease_seconds),
+        };
+        let patience = Duration::from_secs(operator_seconds);
+        let all = uninstall(client, &arguments.namespace, &candidate, patience);
+        return match tokio::time::timeout(Duration::from_secs(within_seconds), all).await {
+            Ok(Ok(released)) => {
+                tracing::info!(released, "took the finalizer off every object");
+                ExitCode::SUCCESS
+            }
+            Ok(Err(failure)) => failed("cannot take the finalizers off", &failure),
+            Err(late) => failed("could not take all finalizers off in time", &late),
+        };
     }
     let listener = match tokio::net::TcpListener::bind(arguments.listen).await {
         Ok(listener) => listener,
@@ -94,7 +125,7 @@ async fn run(arguments: Arguments) -> ExitCode {
         .unwrap_or_else(|| format!("anabranch-operator-{}", std::process::id()));
     let settings = Settings {
         namespace: arguments.namespace,
-        lease: "anabranch-operator".to_owned(),
+        lease: LEASE.to_owned(),
         identity,
         lease_lasts: Duration::from_secs(arguments.lease_seconds),
         patience: Duration::from_secs(arguments.silent_node_seconds),
@@ -108,16 +139,6 @@ async fn run(arguments: Arguments) -> ExitCode {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
-    }
-}
-
-async fn uninstall(client: kube::Client) -> ExitCode {
-    match operator::cluster::uninstall::release_all(&Writer::new(client)).await {
-        Ok(released) => {
-            tracing::info!(released, "took the finalizer off every object");
-            ExitCode::SUCCESS
-        }
-        Err(failure) => failed("cannot take the finalizers off", &failure),
     }
 }
 

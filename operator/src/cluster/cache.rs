@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crds::{Kind, Object, ObjectKey};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use parking_lot::RwLock;
 
 use crate::peers::{Peer, Peers};
@@ -21,6 +22,8 @@ struct Inner {
     peers: Arc<Peers>,
     /// By source: the objects made from it.
     dependents: BTreeMap<ObjectKey, BTreeSet<ObjectKey>>,
+    /// Those that are there and cannot be read; what was known of them before stands.
+    unreadable: BTreeMap<ObjectKey, Arc<ObjectMeta>>,
 }
 
 /// What a change means for the queue.
@@ -28,6 +31,8 @@ struct Inner {
 pub struct Change {
     /// The objects to be looked at: the one that changed, and those who wait for it.
     pub look_at: Vec<ObjectKey>,
+    /// Whether another thing is asked of the first of them than before; otherwise only what is said of it changed.
+    pub asked: bool,
 }
 
 impl Cache {
@@ -78,9 +83,13 @@ impl Cache {
         {
             return Change::default();
         }
+        inner.unreadable.remove(&key);
         if before.as_deref() == Some(&object) {
             return Change::default();
         }
+        let asked = before
+            .as_deref()
+            .is_none_or(|before| asks(before) != asks(&object));
         let mut look_at = vec![key.clone()];
         let peer = Peer::of(&object);
         let node = |object: &Object| crate::decide::node_of(object).map(str::to_owned);
@@ -104,12 +113,34 @@ impl Cache {
                 .insert(key.clone());
         }
         inner.objects.insert(key, Arc::new(object));
-        Change { look_at }
+        Change { look_at, asked }
+    }
+
+    /// What is known of an object that is there and cannot be read.
+    pub fn unreadable(&self, key: &ObjectKey) -> Option<Arc<ObjectMeta>> {
+        self.inner.read().unreadable.get(key).cloned()
+    }
+
+    /// Notes that an object cannot be read.
+    pub fn add_unreadable(&self, key: ObjectKey, metadata: ObjectMeta) {
+        let mut inner = self.inner.write();
+        inner.unreadable.insert(key, Arc::new(metadata));
+    }
+
+    /// Notes all objects of a kind that cannot be read.
+    pub fn set_unreadable(&self, kind: Kind, objects: BTreeMap<ObjectKey, ObjectMeta>) {
+        let objects = objects
+            .into_iter()
+            .map(|(key, metadata)| (key, Arc::new(metadata)));
+        let mut inner = self.inner.write();
+        inner.unreadable.retain(|key, _| key.kind != kind);
+        inner.unreadable.extend(objects);
     }
 
     /// Forgets an object.
     pub fn remove(&self, key: &ObjectKey) -> Change {
         let mut inner = self.inner.write();
+        inner.unreadable.remove(key);
         let Some(before) = inner.objects.remove(key) else {
             return Change::default();
         };
@@ -117,7 +148,10 @@ impl Cache {
         Arc::make_mut(&mut inner.peers).remove(key);
         let mut look_at = vec![key.clone()];
         look_at.extend(inner.dependents_of(key));
-        Change { look_at }
+        Change {
+            look_at,
+            asked: true,
+        }
     }
 
     /// Forgets the objects of a kind that are not among these: after a list that was made anew.
@@ -127,7 +161,10 @@ impl Cache {
             .into_iter()
             .filter(|key| key.kind == kind && !keys.contains(key))
             .collect();
-        let mut change = Change::default();
+        let mut change = Change {
+            asked: true,
+            ..Change::default()
+        };
         for key in gone {
             change.look_at.extend(self.remove(&key).look_at);
         }
@@ -168,6 +205,24 @@ fn sources(key: &ObjectKey, object: &Object) -> Vec<ObjectKey> {
         .filter(|_| source.kind == Kind::Fork)
         .map(|(set, _)| ObjectKey::new(Kind::Fork, &source.namespace, set));
     [Some(source), set].into_iter().flatten().collect()
+}
+
+/// What is asked of an object, as far as a change of it is worth another attempt at once.
+fn asks(
+    object: &Object,
+) -> (
+    Option<&str>,
+    Option<i64>,
+    Option<jiff::Timestamp>,
+    Option<&str>,
+) {
+    let metadata = object.metadata();
+    (
+        metadata.uid.as_deref(),
+        metadata.generation,
+        metadata.deletion_timestamp.as_ref().map(|time| time.0),
+        crate::decide::node_of(object),
+    )
 }
 
 /// Whether others can be made from it.

@@ -16,7 +16,7 @@ use super::write::{WriteError, answered};
 use crate::claim::pairs;
 
 /// A volume that is there.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Volume {
     uid: String,
     /// Whether its claim is gone: it can be bound to no other.
@@ -190,12 +190,16 @@ impl Receiver<PersistentVolume> for Claims {
             uid: volume.uid().unwrap_or_default(),
             released,
         };
-        self.volumes
+        let before = self
+            .volumes
             .lock()
             .entry(key.clone())
             .or_default()
-            .insert(volume.name_any(), there);
-        (self.look_at)(key);
+            .insert(volume.name_any(), there.clone());
+        // What else changes of a volume is not ours.
+        if before != Some(there) {
+            (self.look_at)(key);
+        }
     }
     fn gone(&self, volume: PersistentVolume) {
         let Some(key) = owner(&volume) else { return };
@@ -221,12 +225,16 @@ impl Receiver<PersistentVolumeClaim> for Claims {
         else {
             return;
         };
-        self.claims
+        let uid = claim.uid().unwrap_or_default();
+        let before = self
+            .claims
             .lock()
             .entry(key.clone())
             .or_default()
-            .insert(claim.name_any(), claim.uid().unwrap_or_default());
-        (self.look_at)(key);
+            .insert(claim.name_any(), uid.clone());
+        if before != Some(uid) {
+            (self.look_at)(key);
+        }
     }
     fn gone(&self, claim: PersistentVolumeClaim) {
         let Some(key) = owner(&claim) else { return };

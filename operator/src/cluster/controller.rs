@@ -1,41 +1,43 @@
-//! The controller: workers that take objects from the queue, decide, and write.
+//! The controller: leads, follows the cluster, and has its workers ([`look`](super::look)) look at what changes.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crds::{Kind, Object, ObjectKey, names};
+use crds::{Object, ObjectKey};
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim};
-use kube::runtime::events::EventType;
 use kube::runtime::watcher;
-use kube::{Api, Client};
-use serde_json::json;
+use kube::{Api, Client, Resource};
+use parking_lot::Mutex;
 use tokio::sync::watch as signal;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::cache::Cache;
-use super::claims::{Asked, Claims, SELECTOR};
+use super::claims::{Claims, SELECTOR};
 use super::events::Events;
-use super::grants::{Grants, ReferenceGrant};
-use super::http::Health;
-use super::kinds::status_value;
+use super::grants::{Grants, follow_grants};
+use super::health::{Health, as_part, panicked};
 use super::leader::Candidate;
+use super::lenient::Lenient;
 use super::metrics::Metrics;
 use super::nodes::{Known, LABEL_AGENT, LeaseReceiver, NodeReceiver};
 use super::queue::Queue;
 use super::requests::Requests;
-use super::watch::{follow, follow_ours, read_once};
-use super::write::{MANAGER_NODE, MANAGER_OPERATOR, WriteError, Writer, said_by};
-use crate::decide::{Decision, Scene, decide, node_of};
+use super::watch::{Receiver, Told, follow_leniently, read_once, watches_of_ours};
+use super::write::{MANAGER_OPERATOR, Writer};
+use crate::decide::node_of;
 
 /// Objects worked on at a time. Each waits for the API server most of the time; the server's own fairness limits the rest.
 const WORKERS: usize = 16;
 /// Longest wait at the end for what is being written.
 const END_WAIT: Duration = Duration::from_secs(10);
+
+/// After how long without an answer of the API server a worker is stuck: some times the longest wait for one.
+const STUCK: Duration = Duration::from_secs(180);
 
 /// What an operator is told when it starts.
 #[derive(Clone, Debug)]
@@ -53,22 +55,23 @@ pub struct Settings {
 }
 
 /// A running operator.
-pub struct Operator {
-    settings: Settings,
-    writer: Writer,
-    events: Events,
-    cache: Arc<Cache>,
-    queue: Arc<Queue<ObjectKey>>,
-    nodes: Arc<Known>,
-    grants: Arc<Grants>,
-    claims: Arc<Claims>,
-    requests: Arc<Requests>,
-    metrics: Arc<Metrics>,
-    /// Buckets are placed one after another, each knowing of the one before.
-    placing: tokio::sync::Mutex<()>,
+pub(super) struct Operator {
+    pub(super) settings: Settings,
+    pub(super) writer: Writer,
+    pub(super) events: Events,
+    pub(super) cache: Arc<Cache>,
+    pub(super) queue: Arc<Queue<ObjectKey>>,
+    pub(super) nodes: Arc<Known>,
+    pub(super) grants: Arc<Grants>,
+    pub(super) claims: Arc<Claims>,
+    pub(super) requests: Arc<Requests>,
+    pub(super) metrics: Arc<Metrics>,
+    /// The nodes of buckets whose placement is being written.
+    pub(super) placing: Mutex<BTreeMap<ObjectKey, String>>,
 }
 
-/// Runs an operator until `end` turns true, or until it leads no more: then the process is to end, and to be started anew.
+/// Runs an operator until `end` turns true, or until it leads no more or a part of it dies: then the process is to end, and to
+/// be started anew.
 pub async fn run(
     client: Client,
     settings: Settings,
@@ -82,46 +85,72 @@ pub async fn run(
         identity: settings.identity.clone(),
         lasts: settings.lease_lasts,
     };
-    // A candidate that waits is healthy and ready: it takes over the moment it can.
-    health.ready.store(true, Ordering::Relaxed);
     tracing::info!(identity = settings.identity, "waits to lead");
+    // A candidate that can see the lease is ready: it takes over the moment it can.
+    let heard = |answered| health.ready.store(answered, Ordering::Relaxed);
     tokio::select! {
-        () = candidate.acquire() => {}
+        () = candidate.acquire(heard) => {}
         _ = end.wait_for(|end| *end) => return,
     }
+    health.ready.store(false, Ordering::Relaxed);
     tracing::info!(identity = settings.identity, "leads");
     metrics.leader.set(1);
-    let (operator, mut tasks) = Operator::start(client, settings, metrics.clone()).await;
+    let operator = Operator::new(&client, settings, metrics.clone());
+    let mut tasks = Tasks::default();
+    // The lease is kept from the first moment: reading a large cluster may take longer than a lease lasts.
     let lost = tokio::select! {
         () = candidate.keep() => true,
         _ = end.wait_for(|end| *end) => false,
+        part = operator.clone().lead(&client, &mut tasks, &health) => {
+            tracing::error!(part, "a part of the operator has died; ends, to be started anew");
+            false
+        }
     };
     metrics.leader.set(0);
+    health.ready.store(false, Ordering::Relaxed);
     operator.queue.close();
     if lost {
         tracing::error!("leads no more; ends");
-        tasks.abort_all();
         return;
     }
     // What is being written is finished before the lease is given up.
-    let finish = async { while tasks.join_next().await.is_some() {} };
+    let finish = async { while tasks.workers.join_next().await.is_some() {} };
     if tokio::time::timeout(END_WAIT, finish).await.is_err() {
-        tasks.abort_all();
+        tasks.workers.abort_all();
     }
     candidate.resign().await;
     tracing::info!("ended");
 }
 
+/// What runs while an operator leads. Ends with this.
+#[derive(Default)]
+struct Tasks {
+    workers: JoinSet<()>,
+    /// Watches, and what hands on what they bring.
+    watches: JoinSet<()>,
+}
+
+impl Tasks {
+    /// Waits until one of them ends, which none does while the operator leads. Says why.
+    async fn one_ended(&mut self) -> String {
+        let (what, ended) = tokio::select! {
+            Some(ended) = self.workers.join_next() => ("a worker", ended),
+            Some(ended) = self.watches.join_next() => ("a watch", ended),
+            else => return "nothing runs".to_owned(),
+        };
+        match ended.map_err(tokio::task::JoinError::try_into_panic) {
+            Err(Ok(panic)) => format!("{what} panicked: {}", panicked(&*panic)),
+            _ => format!("{what} has ended"),
+        }
+    }
+}
+
 impl Operator {
-    async fn start(
-        client: Client,
-        settings: Settings,
-        metrics: Arc<Metrics>,
-    ) -> (Arc<Self>, JoinSet<()>) {
+    fn new(client: &Client, settings: Settings, metrics: Arc<Metrics>) -> Arc<Self> {
         let queue = Arc::new(Queue::default());
         let look_at: Arc<dyn Fn(ObjectKey) + Send + Sync> = Arc::new({
             let queue = queue.clone();
-            move |key| queue.add(key)
+            move |key| queue.add_changed(key)
         });
         let cache = Arc::new(Cache::default());
         let grants = Grants::new(Box::new({
@@ -136,107 +165,129 @@ impl Operator {
                     .all()
                     .iter()
                     .filter_map(foreign)
-                    .for_each(|key| queue.add(key));
+                    .for_each(|key| queue.add_changed(key));
             }
         }));
-        let operator = Arc::new(Operator {
+        Arc::new(Operator {
             events: Events::new(client.clone(), MANAGER_OPERATOR, &settings.identity),
             nodes: Arc::new(Known::default()),
             claims: Claims::new(look_at.clone()),
-            requests: Requests::new(look_at.clone()),
+            requests: Requests::new(look_at),
             writer: Writer::new(client.clone()),
             cache,
             queue,
             grants,
             metrics,
             settings,
-            placing: tokio::sync::Mutex::new(()),
-        });
-        operator.clone().follow(&client, look_at).await;
-        let mut tasks = JoinSet::new();
-        for _ in 0..WORKERS {
-            tasks.spawn(operator.clone().work());
+            placing: Mutex::default(),
+        })
+    }
+
+    /// Reads the cluster, follows it and works, until a part of this dies. Says which.
+    async fn lead(
+        self: Arc<Self>,
+        client: &Client,
+        tasks: &mut Tasks,
+        health: &Arc<Health>,
+    ) -> String {
+        self.follow(client, &mut tasks.watches).await;
+        health.ready.store(true, Ordering::Relaxed);
+        for number in 1..=WORKERS {
+            let beat = health.part(format!("worker {number}"), STUCK);
+            tasks
+                .workers
+                .spawn(as_part(beat.clone(), self.clone().work(beat)));
         }
-        let watcher = operator.clone();
-        tokio::spawn(async move { watcher.follow_nodes().await });
-        (operator, tasks)
+        tasks.watches.spawn(self.follow_nodes());
+        tasks.one_ended().await
     }
 
     /// Reads the cluster once and follows it from there.
-    async fn follow(
-        self: Arc<Self>,
-        client: &Client,
-        look_at: Arc<dyn Fn(ObjectKey) + Send + Sync>,
-    ) {
-        // Decisions need the nodes, and what is there already; the objects come last.
-        let mut synced = Vec::new();
+    async fn follow(&self, client: &Client, watches: &mut JoinSet<()>) {
         let all = || watcher::Config::default().any_semantic();
-        let (done, receiver) = signal::channel(false);
-        tokio::spawn(follow(
-            Api::<Node>::all(client.clone()),
-            all(),
-            Arc::new(NodeReceiver(self.nodes.clone())),
-            done,
-        ));
-        synced.push(receiver);
-        let (done, receiver) = signal::channel(false);
-        let leases = Api::<Lease>::namespaced(client.clone(), &self.settings.namespace);
-        tokio::spawn(follow(
-            leases,
-            all().labels(LABEL_AGENT),
-            Arc::new(LeaseReceiver(self.nodes.clone())),
-            done,
-        ));
-        synced.push(receiver);
-        let (done, receiver) = signal::channel(false);
-        tokio::spawn(follow(
-            Api::<PersistentVolume>::all(client.clone()),
-            all().labels(SELECTOR),
-            self.claims.clone(),
-            done,
-        ));
-        synced.push(receiver);
-        let (done, receiver) = signal::channel(false);
-        tokio::spawn(follow(
-            Api::<PersistentVolumeClaim>::all(client.clone()),
-            all().labels(SELECTOR),
-            self.claims.clone(),
-            done,
-        ));
-        synced.push(receiver);
-        // A source cannot be selected by: all claims of the cluster are followed, and those that are not ours passed over.
-        let (done, receiver) = signal::channel(false);
-        tokio::spawn(follow(
-            Api::<PersistentVolumeClaim>::all(client.clone()),
-            all(),
-            self.requests.clone(),
-            done,
-        ));
-        synced.push(receiver);
+        let leases = Api::namespaced(client.clone(), &self.settings.namespace);
+        // Decisions need the nodes, and what is there already; the objects come last.
+        let nodes = Arc::new(NodeReceiver(self.nodes.clone()));
+        let heard = Arc::new(LeaseReceiver(self.nodes.clone()));
+        let (volumes, claims) = (self.claims.clone(), self.claims.clone());
+        let synced = vec![
+            self.watch::<Node>(watches, Api::all(client.clone()), all(), nodes),
+            self.watch::<Lease>(watches, leases, all().labels(LABEL_AGENT), heard),
+            self.watch::<PersistentVolume>(
+                watches,
+                Api::all(client.clone()),
+                all().labels(SELECTOR),
+                volumes,
+            ),
+            self.watch::<PersistentVolumeClaim>(
+                watches,
+                Api::all(client.clone()),
+                all().labels(SELECTOR),
+                claims,
+            ),
+            // A source cannot be selected by: all claims of the cluster are followed, and those that are not ours passed over.
+            self.watch::<PersistentVolumeClaim>(
+                watches,
+                Api::all(client.clone()),
+                all(),
+                self.requests.clone(),
+            ),
+        ];
         read_once(synced).await;
-        // Not waited for: where the Gateway API is not installed, it never comes.
-        let (done, _) = signal::channel(false);
-        tokio::spawn(follow(
-            Api::<ReferenceGrant>::all(client.clone()),
-            all(),
+        // Not waited for: until they are read, forks of other namespaces wait, and nobody else.
+        watches.spawn(follow_grants(
+            client.clone(),
             self.grants.clone(),
-            done,
+            self.metrics.clone(),
         ));
-        let synced = follow_ours(client, None, &self.cache, look_at);
+        let (at_once, in_turn) = (self.queue.clone(), self.queue.clone());
+        let told = Told {
+            at_once: Arc::new(move |key| at_once.add_changed(key)),
+            in_turn: Arc::new(move |key| in_turn.add_in_turn(key)),
+        };
+        let mut synced = Vec::new();
+        for (task, read) in watches_of_ours(client, None, &self.cache, &told, Some(&self.metrics)) {
+            watches.spawn(task);
+            synced.push(read);
+        }
         read_once(synced).await;
         tracing::info!(objects = self.cache.len(), "has read the cluster");
     }
 
+    /// Follows one resource.
+    fn watch<K>(
+        &self,
+        watches: &mut JoinSet<()>,
+        api: Api<Lenient<K>>,
+        config: watcher::Config,
+        receiver: Arc<dyn Receiver<K>>,
+    ) -> signal::Receiver<bool>
+    where
+        K: Resource<DynamicType = ()>
+            + Clone
+            + std::fmt::Debug
+            + serde::de::DeserializeOwned
+            + Send
+            + Sync
+            + 'static,
+    {
+        let (done, read) = signal::channel(false);
+        let metrics = Some(self.metrics.clone());
+        watches.spawn(follow_leniently(
+            api, config, receiver, done, metrics, false,
+        ));
+        read
+    }
+
     /// Looks at the objects of the nodes that changed.
     async fn follow_nodes(self: Arc<Self>) {
-        let (mut before, mut next) = self.nodes.standing(Timestamp::now());
+        let (mut before, mut next) = self.nodes.standing();
         loop {
-            let until = next.map(|next| instant_of(next, Timestamp::now()));
             tokio::select! {
                 () = self.nodes.changed() => {}
-                () = async { match until { Some(at) => tokio::time::sleep_until(at).await, None => std::future::pending().await } } => {}
+                () = async { match next { Some(at) => tokio::time::sleep_until(at).await, None => std::future::pending().await } } => {}
             }
-            let (nodes, due) = self.nodes.standing(Timestamp::now());
+            let (nodes, due) = self.nodes.standing();
             next = due;
             if nodes == before {
                 continue;
@@ -247,204 +298,13 @@ impl Operator {
                     None => true,
                 };
                 if touched {
-                    self.queue.add(object.key());
+                    self.queue.add_changed(object.key());
                 }
             }
             tracing::info!(?nodes, "the nodes changed");
             before = nodes;
         }
     }
-
-    async fn work(self: Arc<Self>) {
-        while let Some(key) = self.queue.take().await {
-            let began = Instant::now();
-            let outcome = self.look(&key).await;
-            let result = match &outcome {
-                Ok(_) => "ok",
-                Err(error) => error.category(),
-            };
-            self.metrics.looked(key.kind, result, began.elapsed());
-            match outcome {
-                Ok(next) => self
-                    .queue
-                    .done(&key, next.map(|next| instant_of(next, Timestamp::now()))),
-                // The watch brings what it is now.
-                Err(WriteError::Gone) => self.queue.done(&key, None),
-                Err(error) => {
-                    self.refresh(&key, &error).await;
-                    let pause = self.queue.failed(&key);
-                    tracing::warn!(object = %key, %error, ?pause, "cannot do what an object asks for; tries again");
-                }
-            }
-            self.metrics
-                .queue_depth
-                .set(i64::try_from(self.queue.depth()).unwrap_or(i64::MAX));
-            self.metrics
-                .objects
-                .set(i64::try_from(self.cache.len()).unwrap_or(i64::MAX));
-        }
-    }
-
-    /// After a conflict, the object as it is now is worth a read.
-    async fn refresh(&self, key: &ObjectKey, error: &WriteError) {
-        if matches!(error, WriteError::Conflict) {
-            match self.writer.read(key).await {
-                Ok(Some(object)) => drop(self.cache.put(object)),
-                Ok(None) => drop(self.cache.remove(key)),
-                Err(_) => {}
-            }
-        }
-    }
-
-    /// Looks at one object, and does what is to be done. Returns when to look again.
-    async fn look(&self, key: &ObjectKey) -> Result<Option<Timestamp>, WriteError> {
-        let object = self.cache.get(key);
-        if key.kind == Kind::Fork {
-            let fork = match object.as_deref() {
-                Some(Object::Fork(fork)) => Some(&**fork),
-                _ => None,
-            };
-            let client = self.writer.client();
-            let request = self.requests.get(key);
-            if let Some(request) = &request {
-                self.requests
-                    .settle(client, &self.events, request, fork)
-                    .await?;
-            }
-            let asked = request.and_then(|request| {
-                Some(Asked {
-                    volume: request.volume(fork?)?,
-                    make: !request.settled,
-                })
-            });
-            self.claims
-                .settle(client, &self.events, key, fork, asked)
-                .await?;
-        }
-        let Some(object) = object else {
-            return Ok(None);
-        };
-        let new_bucket = key.kind == Kind::Bucket && node_of(&object).is_none();
-        let _turn = if new_bucket {
-            Some(self.placing.lock().await)
-        } else {
-            None
-        };
-        let now = Timestamp::now();
-        let (nodes, _) = self.nodes.standing(now);
-        let held = if new_bucket {
-            self.held()
-        } else {
-            BTreeMap::new()
-        };
-        let peers = self.cache.peers();
-        let source_key = crate::source::key_of(&object, key);
-        let source = source_key.as_ref().and_then(|source| {
-            let maker = match source.kind {
-                Kind::Fork => peers
-                    .maker_of_fork(&source.namespace, &source.name)
-                    .map(|(maker, ..)| maker),
-                _ => Some(source.clone()),
-            };
-            self.cache.get(&maker?)
-        });
-        let scene = Scene {
-            now,
-            nodes: &nodes,
-            held: &held,
-            source: source.as_deref(),
-            granted: source_key.is_none_or(|source| self.grants.allows(&key.namespace, &source)),
-            peers: &peers,
-            said: &said_by(&object, MANAGER_OPERATOR),
-            patience: self.settings.patience,
-        };
-        let (decision, next) = decide(&object, &scene);
-        self.act(&object, decision).await?;
-        Ok(next)
-    }
-
-    async fn act(&self, object: &Object, decision: Decision) -> Result<(), WriteError> {
-        match decision {
-            Decision::Leave => {}
-            Decision::Place(node) => {
-                if !object
-                    .metadata()
-                    .finalizers
-                    .iter()
-                    .flatten()
-                    .any(|name| name == names::FINALIZER)
-                {
-                    self.writer.hold(object).await?;
-                }
-                let answer = self
-                    .writer
-                    .status(object, MANAGER_OPERATOR, json!({ "node": node }))
-                    .await?;
-                tracing::info!(object = %object.key(), node, "placed");
-                self.took(answer);
-            }
-            Decision::Say(said, state) => {
-                let mut wanted = status_value(&said);
-                if let Some(node) = node_of(object) {
-                    wanted["node"] = json!(node);
-                }
-                if same_status(object, &said) {
-                    return Ok(());
-                }
-                let answer = self.writer.status(object, MANAGER_OPERATOR, wanted).await?;
-                self.events.state(object, &state).await;
-                self.took(answer);
-            }
-            Decision::Lost(said, state) => {
-                let answer = self
-                    .writer
-                    .status(object, MANAGER_NODE, status_value(&said))
-                    .await?;
-                self.events.state(object, &state).await;
-                self.took(answer);
-            }
-            Decision::Release(why) => {
-                if let Some(why) = &why {
-                    tracing::warn!(object = %object.key(), why, "lets an object go");
-                    self.events
-                        .tell(object, EventType::Warning, "Released", "Delete", why)
-                        .await;
-                }
-                self.writer.release(object).await?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Takes in what the API server answered, so that the next look does not wait for the watch.
-    fn took(&self, object: Object) {
-        self.cache
-            .put(object)
-            .look_at
-            .into_iter()
-            .for_each(|key| self.queue.add(key));
-    }
-
-    /// How many buckets each node has.
-    fn held(&self) -> BTreeMap<String, usize> {
-        let mut held = BTreeMap::new();
-        for object in self
-            .cache
-            .all()
-            .iter()
-            .filter(|object| object.kind() == Kind::Bucket)
-        {
-            if let Some(node) = node_of(object) {
-                *held.entry(node.to_owned()).or_default() += 1;
-            }
-        }
-        held
-    }
-}
-
-/// Whether two versions of an object have the same status.
-fn same_status(a: &Object, b: &Object) -> bool {
-    status_value(a) == status_value(b)
 }
 
 /// A time as an instant of the clock that timers use.

@@ -1,6 +1,6 @@
 //! Events: what a person must know of an object, told once when it begins.
 
-use crds::conditions::State;
+use crds::conditions::{Reason, State};
 use crds::{Object, names};
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Client;
@@ -36,15 +36,8 @@ impl Events {
             condition.reason == state.reason().as_str()
                 && condition.observed_generation == before.metadata().generation
         });
-        let type_ = match state {
-            _ if known => return,
-            State::Expired(..) => EventType::Normal,
-            State::Stalled(..) => EventType::Warning,
-            State::Reconciling(
-                crds::conditions::Reason::WaitingForNode | crds::conditions::Reason::InUse,
-                _,
-            ) => EventType::Warning,
-            State::Ready(..) | State::Reconciling(..) => return,
+        let Some(type_) = weight(state).filter(|_| !known) else {
+            return;
         };
         self.tell(before, type_, state.word(), "Reconcile", state.message())
             .await;
@@ -92,5 +85,36 @@ impl Events {
         if let Err(failure) = answered(self.recorder.publish(&event, object)).await {
             tracing::debug!(%failure, object = object.name, reason, "cannot tell an event");
         }
+    }
+}
+
+/// How a state is told; not at all when it needs nobody.
+fn weight(state: &State) -> Option<EventType> {
+    match state {
+        State::Expired(..) => Some(EventType::Normal),
+        State::Stalled(..)
+        | State::Reconciling(Reason::WaitingForNode | Reason::InUse | Reason::Retrying, _) => {
+            Some(EventType::Warning)
+        }
+        State::Ready(..) | State::Reconciling(..) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_somebody_may_have_to_do_something_about_is_told() {
+        let of = |state: fn(Reason, String) -> State, reason| {
+            weight(&state(reason, String::new())).map(|type_| type_ == EventType::Warning)
+        };
+        for reason in [Reason::WaitingForNode, Reason::InUse, Reason::Retrying] {
+            assert_eq!(of(State::Reconciling, reason), Some(true), "{reason:?}");
+        }
+        assert_eq!(of(State::Reconciling, Reason::WaitingForSource), None);
+        assert_eq!(of(State::Stalled, Reason::NotGranted), Some(true));
+        assert_eq!(of(State::Expired, Reason::TtlElapsed), Some(false));
+        assert_eq!(of(State::Ready, Reason::Available), None);
     }
 }

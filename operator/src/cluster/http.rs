@@ -1,8 +1,8 @@
-//! `/metrics`, `/healthz` (the process works) and `/readyz` (it has read the cluster), over plain HTTP.
+//! `/metrics`, `/healthz` (nothing in the process is stuck) and `/readyz` (it has read the cluster), over plain HTTP.
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use http_body_util::{Empty, Full};
@@ -14,19 +14,13 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
+pub use super::health::Health;
 use super::metrics::Metrics;
 
 /// Most connections at a time: scrapers and probes need a handful.
 const MOST_CONNECTIONS: usize = 64;
 /// Longest wait for a request on a connection.
 const READ_WAIT: Duration = Duration::from_secs(10);
-
-/// What the endpoints say.
-#[derive(Default)]
-pub struct Health {
-    /// Whether everything was read once.
-    pub ready: AtomicBool,
-}
 
 /// Answers until the process ends.
 pub async fn serve(listener: TcpListener, health: Arc<Health>, metrics: Arc<Metrics>) {
@@ -76,11 +70,14 @@ fn answer(
         return text(StatusCode::METHOD_NOT_ALLOWED, String::new());
     }
     match request.uri().path() {
-        "/healthz" => text(StatusCode::OK, "ok\n".into()),
+        "/healthz" => match health.stuck() {
+            None => text(StatusCode::OK, "ok\n".into()),
+            Some(what) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{what}\n")),
+        },
         "/readyz" if health.ready.load(Ordering::Relaxed) => text(StatusCode::OK, "ok\n".into()),
         "/readyz" => text(
             StatusCode::SERVICE_UNAVAILABLE,
-            "the objects of the cluster were not read yet\n".into(),
+            "the cluster was not read yet, or does not answer\n".into(),
         ),
         "/metrics" => text(StatusCode::OK, metrics.text()),
         _ => text(StatusCode::NOT_FOUND, String::new()),

@@ -25,32 +25,52 @@ pub struct Candidate {
 }
 
 /// What was last seen of a lease of somebody else.
-struct Seen {
+pub(super) struct Seen {
     renewed: Option<Timestamp>,
     holder: Option<String>,
     since: Instant,
 }
 
 impl Candidate {
-    fn pause(&self) -> Duration {
+    pub(super) fn pause(&self) -> Duration {
         self.lasts / 6
     }
 
-    /// Waits until this candidate leads.
-    pub async fn acquire(&self) {
+    /// Waits until this candidate leads. `heard` is told after each attempt whether the API server answered.
+    pub async fn acquire(&self, heard: impl Fn(bool)) {
         let mut seen: Option<Seen> = None;
         loop {
             // Longer than a lease lasts, no answer is worth waiting for.
             match tokio::time::timeout(self.lasts, self.attempt(&mut seen)).await {
                 Ok(Ok(true)) => return,
-                Ok(Ok(false)) => {}
+                Ok(Ok(false)) => heard(true),
                 Ok(Err(failure)) => {
+                    heard(false);
                     tracing::warn!(%failure, "cannot read or take the leader lease")
                 }
-                Err(_) => tracing::warn!("no answer about the leader lease"),
+                Err(_) => {
+                    heard(false);
+                    tracing::warn!("no answer about the leader lease")
+                }
             }
             tokio::time::sleep(self.pause()).await;
         }
+    }
+
+    /// Takes the lease from whoever has it, and waits until that one has stopped: it does when it next looks at its lease, or
+    /// when it cannot. For an end of everything; a candidate that wants to lead waits its turn ([`Candidate::acquire`]).
+    ///
+    /// # Errors
+    /// Those of the API server.
+    pub async fn seize(&self) -> Result<(), kube::Error> {
+        let mut lease = self.leases.get(&self.name).await?;
+        let found = lease.spec.take().unwrap_or_default();
+        let lasts = found.lease_duration_seconds.unwrap_or_default();
+        lease.spec = Some(self.spec(MicroTime(Timestamp::now()), Some((&found, false))));
+        let params = PostParams::default();
+        self.leases.replace(&self.name, &params, &lease).await?;
+        tokio::time::sleep(Duration::from_secs(lasts.try_into().unwrap_or_default())).await;
+        Ok(())
     }
 
     /// Renews for as long as that works; returns when this candidate leads no more, before anybody else may.
@@ -71,8 +91,17 @@ impl Candidate {
         }
     }
 
-    /// Gives the lease up, so that another need not wait for its end.
+    /// Gives the lease up, so that another need not wait for its end. Who gets no answer within a third of a lease leaves it.
     pub async fn resign(&self) {
+        if tokio::time::timeout(self.lasts / 3, self.give_up())
+            .await
+            .is_err()
+        {
+            tracing::warn!("no answer about giving the leader lease up; another waits for its end");
+        }
+    }
+
+    async fn give_up(&self) {
         let Ok(Some(mut lease)) = self.leases.get_opt(&self.name).await else {
             return;
         };
@@ -95,7 +124,7 @@ impl Candidate {
     }
 
     /// Takes or renews the lease when it is free or ours. True when it is ours now.
-    async fn attempt(&self, seen: &mut Option<Seen>) -> Result<bool, kube::Error> {
+    pub(super) async fn attempt(&self, seen: &mut Option<Seen>) -> Result<bool, kube::Error> {
         let now = MicroTime(Timestamp::now());
         let Some(mut lease) = self.leases.get_opt(&self.name).await? else {
             let lease = Lease {

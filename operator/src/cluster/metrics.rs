@@ -2,13 +2,15 @@
 //!
 //! | metric | unit | labels | stability |
 //! |---|---|---|---|
-//! | `anabranch_<component>_looks_total` | looks at an object | `kind`, `result`: `ok`, `gone`, `conflict`, `refused`, `unavailable`, `store` | stable |
+//! | `anabranch_<component>_looks_total` | looks at an object | `kind`, `result`: `ok`, `gone`, `conflict`, `refused`, `unavailable`, `store`, `panicked` | stable |
 //! | `anabranch_<component>_look_duration_seconds` | seconds | `kind` | stable |
 //! | `anabranch_<component>_queue_depth` | objects due or being looked at | | stable |
 //! | `anabranch_<component>_objects` | objects followed | | stable |
 //! | `anabranch_<component>_scrub_bytes_total` | bytes of the store read by scrubs | | stable (node) |
 //! | `anabranch_<component>_scrub_damaged_places` | damaged places that the last scrub found | | stable (node) |
 //! | `anabranch_<component>_scrub_finished_timestamp_seconds` | Unix time at which the last scrub ended, 0 before the first | | stable (node) |
+//! | `anabranch_<component>_watch_restarts_total` | watches that were begun anew by a list | `kind` | stable (operator) |
+//! | `anabranch_<component>_unreadable_total` | objects that could not be read, each once | `kind` | stable (operator) |
 //! | `anabranch_<component>_leader` | 1 while it leads | | stable (operator) |
 
 use std::sync::Arc;
@@ -28,6 +30,8 @@ pub struct Metrics {
     registry: Registry,
     looks: Family<[(&'static str, &'static str); 2], Counter>,
     durations: Family<[(&'static str, &'static str); 1], Histogram>,
+    watch_restarts: Family<[(&'static str, String); 1], Counter>,
+    unreadable: Family<[(&'static str, String); 1], Counter>,
     /// Objects due or being looked at.
     pub queue_depth: Gauge<i64, AtomicI64>,
     /// Objects followed.
@@ -52,6 +56,8 @@ impl Metrics {
             durations: Family::new_with_constructor(|| {
                 Histogram::new(exponential_buckets(0.001, 2.0, 15))
             }),
+            watch_restarts: Family::default(),
+            unreadable: Family::default(),
             queue_depth: Gauge::default(),
             objects: Gauge::default(),
             leader: Gauge::default(),
@@ -77,6 +83,18 @@ impl Metrics {
             "1 while this process leads",
             metrics.leader.clone(),
         );
+        if component == "operator" {
+            registry.register(
+                "watch_restarts",
+                "Watches that were begun anew by a list",
+                metrics.watch_restarts.clone(),
+            );
+            registry.register(
+                "unreadable",
+                "Objects that could not be read, each once",
+                metrics.unreadable.clone(),
+            );
+        }
         if component == "node" {
             registry.register(
                 "scrub_bytes",
@@ -108,6 +126,34 @@ impl Metrics {
         self.durations
             .get_or_create(&[("kind", kind.as_str())])
             .observe(took.as_secs_f64());
+    }
+
+    /// Notes that the watch of a kind was begun anew by a list.
+    pub fn watch_restarted(&self, kind: &str) {
+        self.watch_restarts
+            .get_or_create(&[("kind", kind.to_owned())])
+            .inc();
+    }
+
+    /// How often the watch of a kind was begun anew by a list.
+    pub fn watch_restarts(&self, kind: &str) -> u64 {
+        self.watch_restarts
+            .get_or_create(&[("kind", kind.to_owned())])
+            .get()
+    }
+
+    /// Notes an object of a kind that cannot be read.
+    pub fn unreadable(&self, kind: &str) {
+        self.unreadable
+            .get_or_create(&[("kind", kind.to_owned())])
+            .inc();
+    }
+
+    /// How many objects of a kind could not be read.
+    pub fn unreadable_total(&self, kind: &str) -> u64 {
+        self.unreadable
+            .get_or_create(&[("kind", kind.to_owned())])
+            .get()
     }
 
     /// How many looks at objects of all kinds ended like this.

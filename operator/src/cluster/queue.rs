@@ -25,6 +25,8 @@ struct State<K> {
     running: HashSet<K>,
     /// When keys that are being worked on are due again.
     again: HashMap<K, Instant>,
+    /// Those of them for which a failure is no reason to wait.
+    changed: HashSet<K>,
     attempts: HashMap<K, u32>,
     counter: u64,
     closed: bool,
@@ -43,6 +45,7 @@ impl<K: Clone + Eq + Hash> Default for Queue<K> {
                 places: HashMap::new(),
                 running: HashSet::new(),
                 again: HashMap::new(),
+                changed: HashSet::new(),
                 attempts: HashMap::new(),
                 counter: 0,
                 closed: false,
@@ -62,6 +65,29 @@ impl<K: Clone + Eq + Hash> Queue<K> {
     pub fn add_at(&self, key: K, at: Instant) {
         self.state.lock().add_at(key, at);
         // One worker takes it; when it was waiting for a later time, it looks again.
+        self.changed.notify_one();
+    }
+
+    /// Makes a key due now because what is to be done has changed: it waits for no pause, also when the work that goes on at the
+    /// moment fails.
+    pub fn add_changed(&self, key: K) {
+        let mut state = self.state.lock();
+        if state.running.contains(&key) {
+            state.changed.insert(key.clone());
+        }
+        state.add_at(key, Instant::now());
+        drop(state);
+        self.changed.notify_one();
+    }
+
+    /// Makes a key due now, or when its pause after a failure is over.
+    pub fn add_in_turn(&self, key: K) {
+        let mut state = self.state.lock();
+        if state.attempts.contains_key(&key) && state.places.contains_key(&key) {
+            return;
+        }
+        state.add_at(key, Instant::now());
+        drop(state);
         self.changed.notify_one();
     }
 
@@ -122,8 +148,10 @@ impl<K: Clone + Eq + Hash> Queue<K> {
             .saturating_mul(1u32.checked_shl(*attempts).unwrap_or(u32::MAX))
             .min(PAUSE_MAX);
         *attempts = attempts.saturating_add(1);
-        // What was added meanwhile waits for the pause, too: a change of the object does not mend an API server.
-        state.again.remove(key);
+        // What was added meanwhile waits for the pause, too, unless there is something else to be done now.
+        if !state.changed.contains(key) {
+            state.again.remove(key);
+        }
         state.finish(key, Some(Instant::now() + pause));
         drop(state);
         self.changed.notify_one();
@@ -167,6 +195,7 @@ impl<K: Clone + Eq + Hash> State<K> {
 
     fn finish(&mut self, key: &K, next: Option<Instant>) {
         self.running.remove(key);
+        self.changed.remove(key);
         let again = self.again.remove(key);
         if let Some(at) = again.into_iter().chain(next).min() {
             self.add_at(key.clone(), at);
@@ -245,6 +274,41 @@ mod tests {
             queue.add("a");
             let key = queue.take().await.unwrap();
             assert_eq!(queue.failed(&key), PAUSE_FIRST);
+        });
+    }
+
+    #[test]
+    fn a_pause_is_cut_short_only_by_a_change_of_what_is_to_be_done() {
+        runtime().block_on(async {
+            tokio::time::pause();
+            let queue = Queue::default();
+            let start = Instant::now();
+            queue.add("a");
+            for _ in 0..5 {
+                let key = queue.take().await.unwrap();
+                // What is heard while it is worked on, and after, does not cut the pause short.
+                queue.add_in_turn(key);
+                queue.failed(&key);
+                queue.add_in_turn(key);
+            }
+            assert_eq!(start.elapsed().as_millis() / 100, 2 + 4 + 8 + 16);
+            let start = Instant::now();
+            queue.add_changed("a");
+            let key = queue.take().await.unwrap();
+            assert_eq!(start.elapsed(), Duration::ZERO);
+            // A change while it is worked on is looked at at once, though this attempt failed; the pauses go on growing.
+            queue.add_changed(key);
+            assert_eq!(queue.failed(&key).as_millis(), 6400);
+            let key = queue.take().await.unwrap();
+            assert_eq!(start.elapsed(), Duration::ZERO);
+            queue.failed(&key);
+            queue.take().await.unwrap();
+            assert_eq!(start.elapsed().as_millis() / 100, 128);
+            // Without a failure everything is due at once.
+            queue.done(&key, None);
+            queue.add_in_turn("a");
+            queue.take().await.unwrap();
+            assert_eq!(start.elapsed().as_millis() / 100, 128);
         });
     }
 

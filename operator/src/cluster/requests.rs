@@ -73,8 +73,10 @@ impl Requests {
             return;
         };
         let key = request.key();
-        self.all.lock().insert(key.clone(), request);
-        (self.look_at)(key);
+        let before = self.all.lock().insert(key.clone(), request.clone());
+        if before != Some(request) {
+            (self.look_at)(key);
+        }
     }
 }
 
@@ -129,7 +131,8 @@ async fn resize(client: &Client, request: &Request, fork: &BucketFork) -> Result
         .map(drop)
 }
 
-async fn refuse(events: &Events, request: &Request, why: &str) {
+/// Tells a claim why it gets no fork.
+pub(super) async fn refuse(events: &Events, request: &Request, why: &str) {
     events
         .tell_of(
             &request.reference(),

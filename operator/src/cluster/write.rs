@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crds::{Kind, Object, ObjectKey, names};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, DynamicObject, Patch, PatchParams};
 use kube::{Client, ResourceExt};
 use serde_json::{Value, json};
@@ -24,7 +25,9 @@ const ANSWER_WAIT: Duration = Duration::from_secs(30);
 pub async fn answered<T>(
     request: impl Future<Output = Result<T, kube::Error>>,
 ) -> Result<T, WriteError> {
-    match tokio::time::timeout(ANSWER_WAIT, request).await {
+    let answer = tokio::time::timeout(ANSWER_WAIT, request).await;
+    super::health::goes_on();
+    match answer {
         Ok(answer) => answer.map_err(WriteError::from),
         Err(_) => Err(WriteError::Unavailable(format!(
             "no answer within {} s",
@@ -135,7 +138,14 @@ impl Writer {
     /// # Errors
     /// See [`WriteError`].
     pub async fn release(&self, object: &Object) -> Result<(), WriteError> {
-        let metadata = object.metadata();
+        self.let_go(&object.key(), object.metadata()).await
+    }
+
+    /// The same, of an object of which only the metadata is known.
+    ///
+    /// # Errors
+    /// See [`WriteError`].
+    pub async fn let_go(&self, key: &ObjectKey, metadata: &ObjectMeta) -> Result<(), WriteError> {
         let left: Vec<_> = metadata
             .finalizers
             .iter()
@@ -145,14 +155,13 @@ impl Writer {
         if left.len() == metadata.finalizers.iter().flatten().count() {
             return Ok(());
         }
-        let key = object.key();
         // The version makes it certain that nobody put another finalizer on it since.
         let body = json!({ "metadata": {
             "finalizers": left,
             "resourceVersion": metadata.resource_version,
             "uid": metadata.uid,
         }});
-        let (api, params, patch) = (self.api(&key), PatchParams::default(), Patch::Merge(body));
+        let (api, params, patch) = (self.api(key), PatchParams::default(), Patch::Merge(body));
         match answered(api.patch(&key.name, &params, &patch)).await {
             Ok(_) | Err(WriteError::Gone) => Ok(()),
             Err(error) => Err(error),

@@ -8,6 +8,10 @@
 )]
 
 mod chart;
+mod consent;
 mod election;
+mod holding;
 mod placing;
+mod proxy;
 mod support;
+mod watching;

@@ -10,7 +10,8 @@ use k8s_openapi::api::core::v1::{Namespace, Node};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::Client;
 use kube::api::{
-    Api, ApiResource, DeleteParams, DynamicObject, GroupVersionKind, Patch, PatchParams, PostParams,
+    Api, ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, Patch,
+    PatchParams, PostParams,
 };
 use operator::cluster::controller::{Settings, run};
 use operator::cluster::http::Health;
@@ -166,6 +167,46 @@ impl Fixture {
             .unwrap();
     }
 
+    /// Takes finalizers off as a person does who has read about it in a forum.
+    pub async fn strip(&self, key: &ObjectKey) {
+        let none = json!({"metadata": {"finalizers": null}});
+        self.patch(key, none).await.unwrap();
+    }
+
+    /// Merges something into an object.
+    pub async fn patch(&self, key: &ObjectKey, change: Value) -> kube::Result<DynamicObject> {
+        self.dynamic(key)
+            .patch(&key.name, &PatchParams::default(), &Patch::Merge(change))
+            .await
+    }
+
+    /// Objects of the kind and namespace of a key, whatever they hold.
+    pub fn dynamic(&self, key: &ObjectKey) -> Api<DynamicObject> {
+        let resource = operator::cluster::kinds::resource(key.kind);
+        Api::namespaced_with(self.client.clone(), &key.namespace, &resource)
+    }
+
+    /// Waits until an object has our finalizer.
+    pub async fn held(&self, key: &ObjectKey) {
+        self.eventually(&format!("{key} is held"), async |f: &Fixture| {
+            let object = f.read(key).await?;
+            operator::decide::is_held(&object).then_some(())
+        })
+        .await;
+    }
+
+    /// The reasons of the events told of an object.
+    pub async fn told(&self, namespace: &str, name: &str) -> Vec<String> {
+        let events: Api<k8s_openapi::api::events::v1::Event> =
+            Api::namespaced(self.client.clone(), namespace);
+        let events = events.list(&ListParams::default()).await.unwrap();
+        let of = |event: k8s_openapi::api::events::v1::Event| {
+            let regarding = event.regarding?;
+            (regarding.name.as_deref() == Some(name)).then_some(event.reason)?
+        };
+        events.items.into_iter().filter_map(of).collect()
+    }
+
     /// Waits until something is there.
     pub async fn eventually<T>(&self, what: &str, look: impl AsyncFn(&Fixture) -> Option<T>) -> T {
         let began = Instant::now();
@@ -254,15 +295,24 @@ impl Running {
     }
 
     pub fn with_patience(cluster: &Cluster, identity: &str, patience: Duration) -> Self {
+        // With the rights of its account, and no others.
+        let client = cluster.client(OPERATOR).unwrap();
+        Self::with_client(client, identity, patience, LEASE)
+    }
+
+    pub fn with_client(
+        client: Client,
+        identity: &str,
+        patience: Duration,
+        lease_lasts: Duration,
+    ) -> Self {
         let settings = Settings {
             namespace: SYSTEM.into(),
             lease: "anabranch-operator".into(),
             identity: identity.into(),
-            lease_lasts: LEASE,
+            lease_lasts,
             patience,
         };
-        // With the rights of its account, and no others.
-        let client = cluster.client(OPERATOR).unwrap();
         let (stop, end) = watch::channel(false);
         let (metrics, health) = (Metrics::new("operator"), Arc::new(Health::default()));
         let task = tokio::spawn(run(client, settings, metrics.clone(), health.clone(), end));
@@ -276,6 +326,10 @@ impl Running {
 
     pub fn leads(&self) -> bool {
         self.metrics.leader.get() == 1 && self.health.ready.load(Ordering::Relaxed)
+    }
+
+    pub fn has_ended(&self) -> bool {
+        self.task.is_finished()
     }
 
     /// Ends as after SIGTERM.
