@@ -188,9 +188,11 @@ pub struct ForkStatus {
     pub creation_time: Option<Time>,
     /// Forks that were asked for.
     #[serde(default)]
+    #[schemars(range(min = 0, max = 1000))]
     pub count: u32,
     /// Forks that are ready.
     #[serde(default)]
+    #[schemars(range(min = 0, max = 1000))]
     pub ready_count: u32,
     /// Each fork of a set, by index.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -221,6 +223,7 @@ pub struct ForkItem {
     /// `<name of the set>-<index>`.
     pub name: String,
     /// Its place in the set, from 0.
+    #[schemars(range(min = 0, max = 999))]
     pub index: u32,
     /// Whether it can be mounted.
     #[serde(default)]

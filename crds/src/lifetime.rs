@@ -15,11 +15,12 @@ use crate::rules;
 #[x_kube(validation = &rules::LIFETIME_ONE_OF)]
 #[x_kube(validation = &rules::LIFETIME_NO_EXPIRY)]
 #[x_kube(validation = &rules::LIFETIME_TTL)]
+#[x_kube(validation = &rules::LIFETIME_END)]
 pub struct Lifetime {
     /// Kept for this long after it was made: `90m`, `24h`, `7d`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl: Option<Duration>,
-    /// Kept until this time (RFC 3339).
+    /// Kept until this time (RFC 3339), before the year 9999.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expire_time: Option<Time>,
     /// `true`: kept until its object is deleted.

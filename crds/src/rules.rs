@@ -143,8 +143,8 @@ pub const FORK_COUNT_FORM: FieldRule = FieldRule {
 /// The pattern lets some dates through that no calendar has.
 pub const AT_IS_A_TIME: FieldRule = FieldRule {
     scope: "spec.source",
-    cel: "!has(self.at) || self.at.matches('^[0-9]+$') || timestamp(self.at) >= timestamp('1970-01-01T00:00:00Z')",
-    message: "at is not a time since 1970",
+    cel: "!has(self.at) || self.at.matches('^[0-9]+$') || timestamp(self.at) >= timestamp('1970-01-01T00:00:00Z') && timestamp(self.at) < timestamp('9999-01-01T00:00:00Z')",
+    message: "at is not a time since 1970 and before the year 9999",
     allowed: crate::time::AT_ALLOWED,
 };
 
@@ -172,6 +172,14 @@ pub const LIFETIME_TTL: FieldRule = FieldRule {
     allowed: "a ttl longer than zero",
 };
 
+/// The end of the calendar is not for ever, and beyond the last of our times nothing can be read.
+pub const LIFETIME_END: FieldRule = FieldRule {
+    scope: "spec.lifetime",
+    cel: "!has(self.expireTime) || self.expireTime < timestamp('9999-01-01T00:00:00Z')",
+    message: "expireTime is too far away",
+    allowed: "a time before the year 9999; noExpiry: true keeps it until it is deleted",
+};
+
 /// The rules of kind Bucket.
 pub const BUCKET: &[&FieldRule] = &[
     &BUCKET_NAME,
@@ -189,6 +197,7 @@ pub const SNAPSHOT: &[&FieldRule] = &[
     &LIFETIME_ONE_OF,
     &LIFETIME_NO_EXPIRY,
     &LIFETIME_TTL,
+    &LIFETIME_END,
 ];
 
 /// The rules of kind BucketFork.
@@ -203,4 +212,5 @@ pub const FORK: &[&FieldRule] = &[
     &LIFETIME_ONE_OF,
     &LIFETIME_NO_EXPIRY,
     &LIFETIME_TTL,
+    &LIFETIME_END,
 ];

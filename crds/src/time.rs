@@ -149,6 +149,9 @@ impl FromStr for At {
             return fail("the form is another".to_owned());
         }
         match text.parse::<Timestamp>() {
+            Ok(time) if time.as_second() >= YEAR_9999 => {
+                fail("it is after the year 9998".to_owned())
+            }
             Ok(time) if time.as_nanosecond() >= 0 => Ok(At {
                 text: text.to_owned(),
                 epoch: Epoch::of(time),
@@ -158,6 +161,9 @@ impl FromStr for At {
         }
     }
 }
+
+/// The first second of the year 9999: the last times of the calendar are none of ours.
+pub(crate) const YEAR_9999: i64 = 253_370_764_800;
 
 /// Whether a text has the form of an RFC 3339 time as API servers take it: with capital letters. The date is not looked at.
 pub(crate) fn is_rfc3339(text: &str) -> bool {

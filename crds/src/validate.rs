@@ -108,6 +108,12 @@ impl Checks {
             "ttl",
             lifetime.ttl.is_none_or(|ttl| !ttl.0.is_zero()),
         );
+        let end = lifetime.expire_time.as_ref();
+        self.rule(
+            &rules::LIFETIME_END,
+            "expireTime",
+            end.is_none_or(|end| end.0.as_second() < crate::time::YEAR_9999),
+        );
     }
 }
 

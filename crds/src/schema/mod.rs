@@ -37,7 +37,7 @@ pub fn definitions() -> Result<Vec<CustomResourceDefinition>, serde_json::Error>
 
 /// What kube and schemars generate, without what an API server would warn of or read otherwise than meant:
 /// - `nullable`, because with it a `null` counts as present in CEL's `has()`; without it the API server drops the `null`;
-/// - integer formats that Kubernetes does not know;
+/// - integer formats that Kubernetes does not know, which become those it knows with the bounds that they meant;
 /// - line breaks of our sources in descriptions;
 /// - rules in the status, which repeats parts of the spec and is not written by people;
 ///
@@ -71,6 +71,10 @@ fn tidy_value(value: &mut Value) {
                 _ => None,
             };
             if let Some(format) = format {
+                // What the type cannot hold is not let in: whoever reads the object could not. Of 64 bits the format says it.
+                if map.get("format") == Some(&"uint32".into()) {
+                    map.entry("maximum").or_insert_with(|| u32::MAX.into());
+                }
                 map.insert("format".to_owned(), format.into());
             }
             if let Some(Value::String(text)) = map.get_mut("description") {

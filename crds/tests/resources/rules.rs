@@ -331,6 +331,13 @@ fn each_rule_refuses_what_it_should_and_nothing_else() {
             ("f", lives(json!({"ttl": "0h0m"}))),
             None,
         ),
+        (
+            &rules::LIFETIME_END,
+            "BucketFork",
+            ("f", lives(json!({"expireTime": "9998-12-31T23:59:59Z"}))),
+            ("f", lives(json!({"expireTime": "9999-12-30T00:00:00Z"}))),
+            None,
+        ),
     ];
     let mut covered = BTreeSet::new();
     for (rule, kind, good, bad, before) in rows {
@@ -345,15 +352,23 @@ fn each_rule_refuses_what_it_should_and_nothing_else() {
         covered.insert(rule.full_message());
     }
     // An `at` that is no time cannot even be read into the type; CEL and the manifest reader refuse it.
-    let value = object(
-        "BucketFork",
-        "f",
-        fork(json!({"bucket": "b", "at": "2026-02-31T00:00:00Z"}), None),
-    );
-    assert_eq!(by_cel("BucketFork", &value, None).len(), 1);
-    assert!(serde_json::from_value::<BucketFork>(value.clone()).is_err());
-    let document = crds::manifest::parse(&value.to_string()).remove(0);
-    assert_eq!(document.result.unwrap_err()[0].path, "spec.source.at");
+    for at in [
+        "2026-02-31T00:00:00Z",
+        "1969-12-31T23:59:59Z",
+        "9999-01-01T00:00:00Z",
+        "9999-12-31T23:59:59Z",
+        "9999-12-31T23:59:59-23:59",
+    ] {
+        let value = object(
+            "BucketFork",
+            "f",
+            fork(json!({"bucket": "b", "at": at}), None),
+        );
+        assert_eq!(by_cel("BucketFork", &value, None).len(), 1, "{at}");
+        assert!(serde_json::from_value::<BucketFork>(value.clone()).is_err());
+        let document = crds::manifest::parse(&value.to_string()).remove(0);
+        assert_eq!(document.result.unwrap_err()[0].path, "spec.source.at");
+    }
     covered.insert(rules::AT_IS_A_TIME.full_message());
     let all = names::KINDS
         .into_iter()
@@ -380,7 +395,8 @@ fn any_object() -> impl Strategy<Value = (&'static str, Value)> {
     let at = maybe(prop_oneof![
         Just(json!("0")),
         Just(json!("2026-01-31T12:00:00Z")),
-        Just(json!("1970-01-01T01:00:00+01:00"))
+        Just(json!("1970-01-01T01:00:00+01:00")),
+        Just(json!("9998-12-31T23:59:59Z"))
     ]);
     let life = (
         maybe(
@@ -393,7 +409,10 @@ fn any_object() -> impl Strategy<Value = (&'static str, Value)> {
             ]
             .prop_map(Value::from),
         ),
-        maybe(Just(json!("2026-01-31T12:00:00Z"))),
+        maybe(prop_oneof![
+            Just(json!("2026-01-31T12:00:00Z")),
+            Just(json!("9999-01-01T00:00:00Z"))
+        ]),
         maybe(any::<bool>().prop_map(Value::from)),
     );
     let path = maybe(prop_oneof![

@@ -21,7 +21,7 @@ use crate::grants::{Grant, allows};
 
 /// The definition of the kind.
 const DEFINITION: &str = "referencegrants.gateway.networking.k8s.io";
-/// First pause until it is asked again whether the kind is served, doubled each time.
+/// First pause until it is asked again whether a kind that is defined is served, doubled each time.
 const PAUSE_FIRST: Duration = Duration::from_secs(1);
 /// The last of these pauses; a minute in all.
 const PAUSE_LAST: Duration = Duration::from_secs(32);
@@ -172,14 +172,14 @@ pub async fn follow_grants(client: Client, grants: Arc<Grants>, metrics: Arc<Met
         false,
     );
     let follow = async {
-        let (mut told, mut pause) = (false, PAUSE_FIRST);
+        let (mut told, mut pause) = (false, Duration::MAX);
         loop {
             let (done, read) = signal::channel(false);
             let api = Api::<Lenient<ReferenceGrant>>::all(client.clone());
             let all = watcher::Config::default().any_semantic();
             follow_leniently(api, all, grants.clone(), done, Some(metrics.clone()), true).await;
             if *read.borrow() {
-                (told, pause) = (false, PAUSE_FIRST);
+                (told, pause) = (false, Duration::MAX);
             }
             if !told {
                 tracing::info!(
@@ -188,7 +188,7 @@ pub async fn follow_grants(client: Client, grants: Arc<Grants>, metrics: Arc<Met
                 told = true;
                 Receiver::<ReferenceGrant>::all(&*grants, Vec::new());
             }
-            // A definition is served a moment after it was made. Later than that, only a change of it can mean anything.
+            // A definition is served a moment after it was made. Without one, and later, only a change of it can mean anything.
             tokio::select! {
                 () = defined.0.notified() => pause = PAUSE_FIRST,
                 () = tokio::time::sleep(pause), if pause <= PAUSE_LAST => pause *= 2,

@@ -2,7 +2,7 @@
 //!
 //! | metric | unit | labels | stability |
 //! |---|---|---|---|
-//! | `anabranch_<component>_looks_total` | looks at an object | `kind`, `result`: `ok`, `gone`, `conflict`, `refused`, `unavailable`, `store`, `panicked` | stable |
+//! | `anabranch_<component>_looks_total` | looks at an object | `kind`, `result`: `ok`, `gone`, `conflict`, `refused`, `unavailable`, `store`, `action`, `panicked` | stable |
 //! | `anabranch_<component>_look_duration_seconds` | seconds | `kind` | stable |
 //! | `anabranch_<component>_queue_depth` | objects due or being looked at | | stable |
 //! | `anabranch_<component>_objects` | objects followed | | stable |

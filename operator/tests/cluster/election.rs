@@ -1,5 +1,8 @@
 //! One operator works at a time, and another takes over.
 
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
 use crds::Kind;
 use e2e::cluster::Parts;
 use serde_json::json;
@@ -23,6 +26,11 @@ async fn one_operator_leads_and_another_takes_over_after_its_end_or_its_death() 
     f.ours("Bucket", "team", "a", json!({})).await;
     f.placed(&key(Kind::Bucket, "team", "a")).await;
     assert!(!second.leads());
+    // Who waits is ready, too: it sees the lease, and takes over the moment it can.
+    f.eventually("the second is ready", async |_: &Fixture| {
+        second.health.ready.load(Ordering::Relaxed).then_some(())
+    })
+    .await;
     // Ended in order, it gives the lease up.
     first.stop().await;
     f.eventually("the second leads", async |_: &Fixture| {
@@ -47,8 +55,11 @@ async fn one_operator_leads_and_another_takes_over_after_its_end_or_its_death() 
         (!third.leads()).then_some(())
     })
     .await;
-    f.cluster.start_apiserver().await.unwrap();
+    // Who sees nothing is not.
     let fourth = Running::start(&f.cluster, "fourth");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(!fourth.health.ready.load(Ordering::Relaxed));
+    f.cluster.start_apiserver().await.unwrap();
     f.eventually("the fourth leads", async |_: &Fixture| {
         fourth.leads().then_some(())
     })

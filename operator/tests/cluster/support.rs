@@ -155,16 +155,18 @@ impl Fixture {
     /// Writes the status that the agent of a node would write when the data is there.
     pub async fn made(&self, key: &ObjectKey) {
         let object = self.read(key).await.unwrap();
+        self.say_made(&object).await.unwrap();
+    }
+
+    /// The same, of an object that is known; it may be gone.
+    pub async fn say_made(&self, object: &Object) -> Option<Object> {
         let generation = object.metadata().generation;
         let condition = json!({"type": "Ready", "status": "True", "reason": "Available", "message": "", "observedGeneration": generation, "lastTransitionTime": "2026-01-01T00:00:00Z"});
-        let timeline =
-            operator::Id::derive(key.kind, object.metadata().uid.as_deref().unwrap(), None, 1)
-                .to_string();
+        let uid = object.metadata().uid.as_deref().unwrap();
+        let timeline = operator::Id::derive(object.kind(), uid, None, 1).to_string();
         let status = json!({"observedGeneration": generation, "conditions": [condition], "timeline": timeline});
-        Writer::new(self.client.clone())
-            .status(&object, MANAGER_NODE, status)
-            .await
-            .unwrap();
+        let writer = Writer::new(self.client.clone());
+        writer.status(object, MANAGER_NODE, status).await.ok()
     }
 
     /// Takes finalizers off as a person does who has read about it in a forum.
