@@ -93,7 +93,6 @@ async fn the_chart_is_taken_by_an_api_server_with_every_value() {
         "imagePullSecrets[0].name=registry",
         "metrics.serviceMonitor=true",
         "csi.snapshots.enabled=true",
-        "csi.snapshots.groups=true",
         "csi.storageClass.default=true",
         // Another class: the parameters of one that stands cannot be changed.
         "csi.storageClass.name=kept",
@@ -110,11 +109,7 @@ async fn the_chart_is_taken_by_an_api_server_with_every_value() {
             let kind = object["kind"].as_str().unwrap().to_owned();
             kinds.push(kind.clone());
             // Of the Prometheus operator and of the snapshot controller, which are not here.
-            let foreign = [
-                "ServiceMonitor",
-                "VolumeSnapshotClass",
-                "VolumeGroupSnapshotClass",
-            ];
+            let foreign = ["ServiceMonitor", "VolumeSnapshotClass"];
             if !foreign.contains(&kind.as_str()) {
                 install(&f, object).await.unwrap();
             }
