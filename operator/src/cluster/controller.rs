@@ -1,4 +1,4 @@
-//! The controller: leads, follows the cluster, and has its workers ([`look`](super::look)) look at what changes.
+//! The controller: leads, follows the cluster, and has its workers look at what changes.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -313,4 +313,25 @@ pub fn instant_of(time: Timestamp, now: Timestamp) -> Instant {
     let wait = Duration::try_from(wait).unwrap_or_default();
     // Beyond what a timer can wait, looking once a day does no harm.
     Instant::now() + wait.min(Duration::from_secs(86_400))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_part_says_which_and_with_which_words() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let mut tasks = Tasks::default();
+            assert_eq!(tasks.one_ended().await, "nothing runs");
+            tasks.workers.spawn(std::future::pending());
+            tasks.watches.spawn(async { panic!("no {}", "luck") });
+            assert_eq!(tasks.one_ended().await, "a watch panicked: no luck");
+            tasks.workers.spawn(async {});
+            assert_eq!(tasks.one_ended().await, "a worker has ended");
+        });
+    }
 }

@@ -83,3 +83,49 @@ fn answer(
         _ => text(StatusCode::NOT_FOUND, String::new()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+
+    use super::*;
+
+    #[test]
+    fn probes_are_answered_by_what_the_parts_say() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let health = Arc::new(Health::default());
+            tokio::spawn(serve(listener, health.clone(), Metrics::new("operator")));
+            let ask = async |path: &str| {
+                let mut stream = TcpStream::connect(address).await.unwrap();
+                let request = format!("GET {path} HTTP/1.1\r\nHost: here\r\n\r\n");
+                stream.write_all(request.as_bytes()).await.unwrap();
+                let mut answer = String::new();
+                stream.read_to_string(&mut answer).await.unwrap();
+                let status = answer.split(' ').nth(1).unwrap().to_owned();
+                let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+                (status, body.to_owned())
+            };
+            assert_eq!(ask("/readyz").await.0, "503");
+            health.ready.store(true, Ordering::Relaxed);
+            assert_eq!(ask("/readyz").await.0, "200");
+            // A part that has begun something and is never heard again.
+            let part = health.part("worker 1", Duration::from_millis(1));
+            assert_eq!(ask("/healthz").await.0, "200");
+            part.begin();
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            let (status, body) = ask("/healthz").await;
+            assert_eq!(status, "503");
+            assert!(body.contains("worker 1 has been stuck"), "{body}");
+            part.rest();
+            assert_eq!(ask("/healthz").await.0, "200");
+            assert_eq!(ask("/elsewhere").await.0, "404");
+        });
+    }
+}
