@@ -128,11 +128,6 @@ impl EphemeralForks for InlineForks {
         self.runtime.block_on(InlineForks::make(self, fork))
     }
 
-    /// Keeps the object: the next attempt finds it, and it goes with the pod.
-    fn unused(&self, _: &str) -> Result<()> {
-        Ok(())
-    }
-
     /// Never fails: a pod has to be able to end without an API server, and its fork is owned by it and goes all the same.
     fn free(&self, volume: &str) -> Result<()> {
         if let Err(error) = self.runtime.block_on(self.delete(volume)) {

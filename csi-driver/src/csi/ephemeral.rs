@@ -64,9 +64,7 @@ impl Driver {
             capability.group,
             &label,
         );
-        if mounted.is_err() && self.mount_of(timeline.id).is_none() {
-            self.forks.unused(volume)?;
-        }
+        // One that cannot be mounted now may have been before, and hold what was written then: it goes when it is unpublished.
         self.mounted(&timeline);
         mounted
     }

@@ -68,12 +68,6 @@ pub trait EphemeralForks: Send + Sync {
     /// `NotFound` and `FailedPrecondition` for the source, `Unavailable` for what will come by itself.
     fn make(&self, fork: &EphemeralFork) -> Result<TimelineInfo>;
 
-    /// A volume could not be mounted and nobody has written to it.
-    ///
-    /// # Errors
-    /// Those of the engine.
-    fn unused(&self, volume: &str) -> Result<()>;
-
     /// A volume is unmounted: its fork goes. Nothing when there is none.
     ///
     /// # Errors
@@ -141,10 +135,6 @@ impl EphemeralForks for EngineForks {
             },
             durability: Durability::Local,
         })?)
-    }
-
-    fn unused(&self, volume: &str) -> Result<()> {
-        self.free(volume)
     }
 
     fn free(&self, volume: &str) -> Result<()> {

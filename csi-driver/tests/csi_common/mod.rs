@@ -103,6 +103,8 @@ impl Node {
         self.mounts
             .shut_down(std::time::Duration::from_secs(5))
             .unwrap();
+        // A thread of a mount that had users may still have it when the process ends.
+        self.engine.close().unwrap();
     }
 }
 

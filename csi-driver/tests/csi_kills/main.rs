@@ -44,9 +44,7 @@ fn serving_process() {
     let mut line = String::new();
     while std::io::stdin().read_line(&mut line).unwrap() > 0 {
         if line.trim() == "end" {
-            let engine = node.engine.clone();
             node.end();
-            engine.close().unwrap();
             return;
         }
     }
