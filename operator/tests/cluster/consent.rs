@@ -5,9 +5,11 @@ use std::time::Duration;
 use crds::Kind;
 use e2e::cluster::Parts;
 use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, GroupVersionKind};
+use kube::client::Body;
+use kube::{Client, Error};
 use serde_json::json;
 
-use crate::support::{Fixture, Running, fixture, key};
+use crate::support::{Fixture, LEASE, OPERATOR, Running, fixture, key};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn grants_are_noticed_when_their_kind_comes_later_and_bind_only_what_is_new() {
@@ -54,7 +56,8 @@ async fn grants_are_noticed_when_their_kind_comes_later_and_bind_only_what_is_ne
     for name in &waiting {
         fork(name).await;
     }
-    let second = Running::start(&f.cluster, "second");
+    let slow = slow_grants(f.cluster.client(OPERATOR).unwrap());
+    let second = Running::with_client(slow, "second", Duration::from_secs(600), LEASE);
     for name in &waiting {
         f.placed(&key(Kind::Fork, "team", name)).await;
         assert_eq!(f.told("team", name).await, Vec::<String>::new());
@@ -101,6 +104,20 @@ async fn grants_are_noticed_when_their_kind_comes_later_and_bind_only_what_is_ne
         operator::cluster::kinds::status_value(&before)
     );
     third.stop().await;
+}
+
+/// A client to which the grants come late.
+fn slow_grants(client: Client) -> Client {
+    let service = tower::service_fn(move |request: http::Request<Body>| {
+        let client = client.clone();
+        async move {
+            if request.uri().path().ends_with("/referencegrants") {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+            client.send(request).await.map_err(Box::<Error>::from)
+        }
+    });
+    Client::new(service, "default")
 }
 
 fn names(prefix: &str, count: usize) -> Vec<String> {
