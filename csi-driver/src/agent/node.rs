@@ -24,7 +24,7 @@ use operator::cluster::kinds::status_value;
 use operator::cluster::metrics::Metrics;
 use operator::cluster::nodes::renew;
 use operator::cluster::queue::Queue;
-use operator::cluster::watch::{follow_ours, read_once};
+use operator::cluster::watch::{Told, read_once, watches_of_ours};
 use operator::cluster::write::{MANAGER_NODE, WriteError, Writer, answered};
 use operator::owner::{is_retained, key_of};
 use operator::{Action, Options, Plan, World, plan};
@@ -108,6 +108,7 @@ struct Node {
     options: Options,
     cache: Arc<Cache>,
     queue: Arc<Queue<ObjectKey>>,
+    told: Told,
     writer: Writer,
     events: Events,
     metrics: Arc<Metrics>,
@@ -177,8 +178,16 @@ pub async fn run(
     let cache = Arc::new(Cache::default());
     let wake: Arc<dyn Fn() + Send + Sync> = Arc::new({
         let (queue, cache) = (queue.clone(), cache.clone());
-        move || importing(&cache).into_iter().for_each(|key| queue.add(key))
+        move || {
+            let keys = importing(&cache).into_iter();
+            keys.for_each(|key| queue.add_changed(key));
+        }
     });
+    let (at_once, in_turn) = (queue.clone(), queue.clone());
+    let told = Told {
+        at_once: Arc::new(move |key| at_once.add_changed(key)),
+        in_turn: Arc::new(move |key| in_turn.add_in_turn(key)),
+    };
     let agent = Agent::new(engine, host, wake).importing_below(settings.import_roots.clone());
     let node = Arc::new(Node {
         agent: Arc::new(agent),
@@ -189,17 +198,18 @@ pub async fn run(
         },
         cache: cache.clone(),
         queue: queue.clone(),
+        told: told.clone(),
         writer: Writer::new(client.clone()),
         events: Events::new(client.clone(), MANAGER_NODE, &settings.identity),
-        metrics,
+        metrics: metrics.clone(),
         settings,
     });
-    let look_at: Arc<dyn Fn(ObjectKey) + Send + Sync> = Arc::new({
-        let queue = queue.clone();
-        move |key| queue.add(key)
-    });
     let fields = format!("status.node={}", node.settings.node);
-    let synced = follow_ours(&client, Some(&fields), &cache, look_at);
+    let mut synced = Vec::new();
+    for (watch, read) in watches_of_ours(&client, Some(&fields), &cache, &told, Some(&metrics)) {
+        tokio::spawn(watch);
+        synced.push(read);
+    }
     tokio::select! {
         () = read_once(synced) => {}
         _ = end.wait_for(|end| *end) => return Ok(()),
@@ -220,7 +230,7 @@ pub async fn run(
     let hearing = tokio::spawn(async move {
         while let Some(news) = news.recv().await {
             match news {
-                News::Of(key) => hears.queue.add(key),
+                News::Of(key) => hears.queue.add_changed(key),
                 News::Damaged(key, places) => {
                     if let Some(object) = hears.cache.get(&key) {
                         let note = format!(
@@ -234,7 +244,8 @@ pub async fn run(
                 }
                 News::Store => {
                     let all = hears.cache.all();
-                    all.iter().for_each(|object| hears.queue.add(object.key()));
+                    all.iter()
+                        .for_each(|object| hears.queue.add_changed(object.key()));
                 }
             }
         }
@@ -351,7 +362,7 @@ impl Node {
                 let changed = all
                     .iter()
                     .filter(|object| measured_otherwise(&node.agent.engine, object));
-                changed.for_each(|object| node.queue.add(object.key()));
+                changed.for_each(|object| node.queue.add_in_turn(object.key()));
             });
             if let Err(failure) = joined(look.await) {
                 tracing::error!(%failure, "cannot measure");
@@ -455,11 +466,7 @@ impl Node {
             .status(object, MANAGER_NODE, status_value(&plan.object))
             .await?;
         self.events.state(object, &plan.state).await;
-        self.cache
-            .put(said.clone())
-            .look_at
-            .into_iter()
-            .for_each(|key| self.queue.add(key));
+        self.told.of(self.cache.put(said.clone()));
         Ok(said)
     }
 

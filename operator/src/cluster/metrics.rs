@@ -9,8 +9,8 @@
 //! | `anabranch_<component>_scrub_bytes_total` | bytes of the store read by scrubs | | stable (node) |
 //! | `anabranch_<component>_scrub_damaged_places` | damaged places that the last scrub found | | stable (node) |
 //! | `anabranch_<component>_scrub_finished_timestamp_seconds` | Unix time at which the last scrub ended, 0 before the first | | stable (node) |
-//! | `anabranch_<component>_watch_restarts_total` | watches that were begun anew by a list | `kind` | stable (operator) |
-//! | `anabranch_<component>_unreadable_total` | objects that could not be read, each once | `kind` | stable (operator) |
+//! | `anabranch_<component>_watch_restarts_total` | watches that were begun anew by a list | `kind` | stable |
+//! | `anabranch_<component>_unreadable_total` | objects that could not be read, each once | `kind` | stable |
 //! | `anabranch_<component>_leader` | 1 while it leads | | stable (operator) |
 
 use std::sync::Arc;

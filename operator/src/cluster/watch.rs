@@ -214,31 +214,10 @@ impl Told {
 /// A watch that is still to be run.
 pub type Watching = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// Follows the three kinds into a cache, and hands on which objects are to be looked at.
+/// Watches of the three kinds, which follow them into a cache and hand on which objects are to be looked at; for the caller
+/// to run. The receivers say when each kind was read once.
 ///
-/// `fields` selects the objects: the node agent follows those of its node. The tasks end with the runtime. The receivers say
-/// when each kind was read once.
-pub fn follow_ours(
-    client: &Client,
-    fields: Option<&str>,
-    cache: &Arc<Cache>,
-    look_at: Arc<dyn Fn(ObjectKey) + Send + Sync>,
-) -> Vec<signal::Receiver<bool>> {
-    let told = Told {
-        at_once: look_at.clone(),
-        in_turn: look_at,
-    };
-    let start = |(task, read)| {
-        tokio::spawn(task);
-        read
-    };
-    watches_of_ours(client, fields, cache, &told, None)
-        .into_iter()
-        .map(start)
-        .collect()
-}
-
-/// The same, for the caller to run.
+/// `fields` selects the objects: the node agent follows those of its node.
 pub fn watches_of_ours(
     client: &Client,
     fields: Option<&str>,

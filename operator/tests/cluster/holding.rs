@@ -11,11 +11,11 @@ use operator::cluster::leader::Candidate;
 use operator::cluster::uninstall::uninstall;
 use serde_json::json;
 
-use crate::support::{Fixture, LEASE, OPERATOR, Running, SYSTEM, fixture, key};
+use crate::support::{Fixture, LEASE, Running, SYSTEM, UNINSTALL, fixture, key};
 
 async fn run_uninstall(f: &Fixture, patience: Duration) -> usize {
-    // With the rights of the operator's account, as in the chart.
-    let client = f.cluster.client(OPERATOR).unwrap();
+    // With the rights of its account, as in the chart.
+    let client = f.cluster.client(UNINSTALL).unwrap();
     let candidate = Candidate {
         leases: Api::namespaced(client.clone(), SYSTEM),
         name: "anabranch-operator".into(),

@@ -27,6 +27,8 @@ use tokio::task::JoinHandle;
 pub const SYSTEM: &str = "anabranch-system";
 /// The operator's account.
 pub const OPERATOR: &str = "system:serviceaccount:anabranch-system:anabranch-operator";
+/// The account of an uninstall.
+pub const UNINSTALL: &str = "system:serviceaccount:anabranch-system:anabranch-uninstall";
 /// The account of the node agents.
 pub const NODE: &str = "system:serviceaccount:anabranch-system:anabranch-node";
 /// How long an agent's lease lasts in these tests.
