@@ -99,12 +99,12 @@ impl Session {
         Ok(Session { shared })
     }
 
-    /// Waits until the kernel has ended the connection (unmounted or aborted) or `timeout` has passed; true when it
-    /// has ended.
+    /// Waits until the kernel has ended the connection (unmounted or aborted), serving was stopped, or `timeout` has
+    /// passed; true when the connection has ended.
     pub fn wait_ended(&self, timeout: Duration) -> bool {
         let deadline = Instant::now() + timeout;
         let mut ended = self.shared.ended.lock();
-        while !*ended {
+        while !*ended && !self.shared.stopping.load(Ordering::SeqCst) {
             if self
                 .shared
                 .changed
@@ -121,6 +121,9 @@ impl Session {
     /// whoever serves the descriptor next. Returns when every thread has ended.
     pub fn stop(&self) {
         self.shared.stopping.store(true, Ordering::SeqCst);
+        // With the lock: whoever looked before this waits by now.
+        drop(self.shared.ended.lock());
+        self.shared.changed.notify_all();
         loop {
             let mut workers = std::mem::take(&mut *self.shared.workers.lock());
             if workers.is_empty() {

@@ -10,6 +10,9 @@ use super::{Inner, Mounts, SYNC_TIMEOUT};
 use crate::fuse::mount::MountError;
 use crate::fuse::place::Place;
 
+/// Longest wait for the threads of a mount that has ended.
+const JOIN_WAIT: Duration = Duration::from_secs(5);
+
 impl Mounts {
     /// Unmounts: dirty pages are written first. With `lazy` a mount in use is taken out of sight and goes with its
     /// last user.
@@ -140,6 +143,7 @@ impl Mounts {
                 remove_directory(&live.mount_point);
             }
         }
+        live.join_threads(JOIN_WAIT);
         result
     }
 }

@@ -4,7 +4,8 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 use storage_engine::{Engine, Point, VolumeOptions};
@@ -43,6 +44,9 @@ pub(super) struct Live {
     pub unmounting: AtomicBool,
     finished: Mutex<bool>,
     changed: Condvar,
+    /// Those that end by themselves after the mount: the one that waits for the end of the connection and cleans up, and
+    /// the notifier's.
+    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 /// What it takes to serve an initialised connection.
@@ -139,6 +143,7 @@ impl Live {
             unmounting: AtomicBool::new(false),
             finished: Mutex::new(false),
             changed: Condvar::new(),
+            threads: Mutex::default(),
         }))
     }
 
@@ -176,7 +181,7 @@ impl Live {
     /// Stops the threads; requests that were read are answered first.
     pub(super) fn stop(&self) {
         if let Some(notifier) = self.notifier.lock().take() {
-            notifier.stop();
+            self.threads.lock().extend(notifier.stop());
         }
         self.session.stop();
     }
@@ -185,6 +190,29 @@ impl Live {
     pub(super) fn pass_notifications(&self) {
         if let Some(notifier) = self.notifier.lock().as_ref() {
             notifier.pass();
+        }
+    }
+
+    /// The thread that waits for the end of the connection.
+    pub(super) fn watched_by(&self, thread: JoinHandle<()>) {
+        self.threads.lock().push(thread);
+    }
+
+    /// Waits until the threads have given back what they hold, the engine above all: a process that exits while one of them
+    /// gives the last of it back crashes. They do so at once after the end, and after [`Live::stop`]; only a notification
+    /// that the kernel does not take may keep one longer than `patience`.
+    pub(super) fn join_threads(&self, patience: Duration) {
+        let deadline = Instant::now() + patience;
+        let threads = std::mem::take(&mut *self.threads.lock());
+        for thread in threads {
+            while !thread.is_finished() && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_micros(200));
+            }
+            if thread.is_finished() {
+                let _ = thread.join();
+            } else {
+                tracing::debug!(mount = %self.id, "a thread of a mount ends later");
+            }
         }
     }
 

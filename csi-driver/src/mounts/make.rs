@@ -186,7 +186,7 @@ impl Inner {
         self.live
             .lock()
             .insert(live.id.clone(), Slot::Served(Arc::clone(&live)));
-        let (own, id) = (Arc::clone(self), live.id.clone());
+        let (own, id, watched) = (Arc::clone(self), live.id.clone(), Arc::clone(&live));
         let watch = move || {
             if live.wait_ended() {
                 own.clean_up(&live);
@@ -195,11 +195,13 @@ impl Inner {
         let started = std::thread::Builder::new()
             .name("mount end".into())
             .spawn(watch);
-        started.map(|_| ()).map_err(|error| MountsError::Serve {
+        let thread = started.map_err(|error| MountsError::Serve {
             id,
             what: "start a thread",
             error,
-        })
+        })?;
+        watched.watched_by(thread);
+        Ok(())
     }
 }
 

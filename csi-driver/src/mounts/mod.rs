@@ -38,6 +38,8 @@ pub use crate::fuse::negotiate::Mode;
 
 /// How long a mount's dirty pages may take to be written back in a sync or an unmount.
 const SYNC_TIMEOUT: Duration = Duration::from_secs(120);
+/// Longest wait for the threads of a mount that is left to a successor: programs on it wait meanwhile.
+const LEAVE_WAIT: Duration = Duration::from_millis(200);
 
 /// How [`Mounts`] works.
 #[derive(Debug, Clone)]
@@ -228,11 +230,15 @@ impl Mounts {
     /// were read are answered first.
     pub fn leave(&self) {
         self.inner.ending.store(true, Ordering::SeqCst);
-        for live in self.inner.lives() {
+        let lives = self.inner.lives();
+        for live in &lives {
             live.leaving.store(true, Ordering::SeqCst);
             live.stop();
         }
         self.inner.live.lock().clear();
+        for live in &lives {
+            live.join_threads(LEAVE_WAIT);
+        }
     }
 }
 

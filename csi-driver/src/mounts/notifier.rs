@@ -92,12 +92,12 @@ impl Notifier {
         }
     }
 
-    /// Stops observing. The thread ends when it has told what is queued; it is not waited for, since a notification
+    /// Stops observing. The thread ends when it has told what is queued; it is not waited for here, since a notification
     /// may need the session that is about to stop.
-    pub(super) fn stop(mut self) {
+    pub(super) fn stop(mut self) -> Option<JoinHandle<()>> {
         self.observation.take();
         let _ = self.queue.send(Told::Stop);
-        self.thread.take();
+        self.thread.take()
     }
 }
 
