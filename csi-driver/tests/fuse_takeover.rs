@@ -8,16 +8,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use csi_driver::mounts::{Mounts, Options};
 use storage_engine::Point;
-use support::{Place, can_mount, open_engine, request, root_timeline, watchdog};
+use support::{Place, Server, can_mount, open_engine, request, root_timeline, watchdog};
 
 mod programs;
 mod support;
@@ -67,45 +65,6 @@ fn serving_process() {
     }
 }
 
-struct Server {
-    child: Child,
-}
-
-impl Server {
-    fn start(root: &Path) -> Server {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["serving_process", "--exact", "--nocapture"])
-            .env(SERVE, root)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let serving = lines
-            .by_ref()
-            .map_while(Result::ok)
-            .any(|line| line.contains("SERVING"));
-        assert!(serving, "the serving process did not come up");
-        std::thread::spawn(move || lines.for_each(drop));
-        Server { child }
-    }
-
-    fn kill(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-
-    fn end(mut self) {
-        self.child
-            .stdin
-            .take()
-            .unwrap()
-            .write_all(b"end\n")
-            .unwrap();
-        assert!(self.child.wait().unwrap().success());
-    }
-}
-
 /// Kills the serving process while the programs run on the mount; prints the stall of each kill. Then the programs
 /// are told to end, and each must end well.
 fn killed_under(name: &str, programs: &[&str]) {
@@ -115,7 +74,7 @@ fn killed_under(name: &str, programs: &[&str]) {
     let _alive = watchdog(Duration::from_secs(400));
     let place = Place::new("takeover");
     let mnt = place.path("mnt");
-    let mut server = Server::start(&place.root);
+    let mut server = Server::start(SERVE, &place.root);
     let running: Vec<_> = programs
         .iter()
         .map(|program| programs::start(program, &place.root))
@@ -137,7 +96,7 @@ fn killed_under(name: &str, programs: &[&str]) {
         std::thread::sleep(Duration::from_millis(150 + u64::from(kill) * 37 % 400));
         longest.store(0, Ordering::SeqCst);
         server.kill();
-        server = Server::start(&place.root);
+        server = Server::start(SERVE, &place.root);
         std::thread::sleep(Duration::from_millis(100));
         stalls.push(longest.load(Ordering::SeqCst) / 1000);
     }
@@ -199,7 +158,7 @@ fn a_listing_goes_on_from_where_it_was() {
     }
     let _alive = watchdog(Duration::from_secs(300));
     let place = Place::new("listing");
-    let mut server = Server::start(&place.root);
+    let mut server = Server::start(SERVE, &place.root);
     let mnt = place.path("mnt");
     for number in 0..3000 {
         File::create(mnt.join(format!("a name of some length, number {number}"))).unwrap();
@@ -211,7 +170,7 @@ fn a_listing_goes_on_from_where_it_was() {
         .map(|entry| entry.unwrap().file_name())
         .collect();
     server.kill();
-    server = Server::start(&place.root);
+    server = Server::start(SERVE, &place.root);
     seen.extend(listing.map(|entry| entry.unwrap().file_name()));
     seen.sort();
     seen.dedup();

@@ -10,14 +10,12 @@ mod csi_common;
 mod support;
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use caller::{CALLS, Call, Caller};
 use csi_common::Node;
-use support::{Place, can_mount, open_engine, root_timeline, watchdog};
+use support::{Place, Server, can_mount, open_engine, root_timeline, watchdog};
 
 const SERVE: &str = "ANABRANCH_TEST_SERVE_CSI";
 
@@ -50,37 +48,9 @@ fn serving_process() {
     }
 }
 
-struct Server(Child);
-
-impl Server {
-    fn start(root: &Path) -> Server {
-        let _ = fs::remove_file(root.join("csi.sock"));
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["serving_process", "--exact", "--nocapture"])
-            .env(SERVE, root)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let serving = lines
-            .by_ref()
-            .map_while(Result::ok)
-            .any(|line| line.contains("SERVING"));
-        assert!(serving, "the serving process did not come up");
-        std::thread::spawn(move || lines.for_each(drop));
-        Server(child)
-    }
-
-    fn kill(&mut self) {
-        self.0.kill().unwrap();
-        self.0.wait().unwrap();
-    }
-
-    fn end(mut self) {
-        self.0.stdin.take().unwrap().write_all(b"end\n").unwrap();
-        assert!(self.0.wait().unwrap().success());
-    }
+fn start(root: &Path) -> Server {
+    let _ = fs::remove_file(root.join("csi.sock"));
+    Server::start(SERVE, root)
 }
 
 #[test]
@@ -96,7 +66,7 @@ fn a_call_that_was_cut_off_by_a_kill_is_finished_by_the_same_call() {
         fs::create_dir_all(root.join(below)).unwrap();
     }
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let mut server = Server::start(&root);
+    let mut server = start(&root);
     let (mut all, mut cut) = (0, 0);
     for call in CALLS {
         let (mut unanswered, mut effects) = (0, 0);
@@ -124,7 +94,7 @@ fn a_call_that_was_cut_off_by_a_kill_is_finished_by_the_same_call() {
             std::thread::sleep(alone * (2 * kill + 1) / (2 * kills()));
             server.kill();
             let first = runtime.block_on(sent).unwrap();
-            server = Server::start(&root);
+            server = start(&root);
             let reconnected = runtime.block_on(Caller::connect(&root));
             caller.channel = reconnected.channel;
             if first.is_err() {

@@ -1,7 +1,9 @@
 //! What the tests on real mounts share.
 #![allow(dead_code, missing_docs)]
 
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -186,6 +188,41 @@ impl OneMount {
 
     pub fn end(self) {
         self.mounts.shut_down(Duration::from_secs(5)).unwrap();
+    }
+}
+
+/// A process that serves a store: the running program again, whose test `serving_process` says SERVING, and ends in order
+/// when it is told `end`.
+pub struct Server(Child);
+
+impl Server {
+    /// Starts it on what is at `root`, which it finds in the variable `name`.
+    pub fn start(name: &str, root: &Path) -> Server {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["serving_process", "--exact", "--nocapture"])
+            .env(name, root)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let serving = lines
+            .by_ref()
+            .map_while(Result::ok)
+            .any(|line| line.contains("SERVING"));
+        assert!(serving, "the serving process did not come up");
+        std::thread::spawn(move || lines.for_each(drop));
+        Server(child)
+    }
+
+    pub fn kill(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+
+    pub fn end(mut self) {
+        self.0.stdin.take().unwrap().write_all(b"end\n").unwrap();
+        assert!(self.0.wait().unwrap().success());
     }
 }
 
