@@ -48,31 +48,28 @@ pub(crate) fn earlier<'a>(labels: &'a BTreeMap<String, String>, uid: &str) -> Op
 
 /// Whether the status of an object names any data as its own.
 pub(crate) fn names_data(object: &Object) -> bool {
-    match object {
-        Object::Bucket(object) => {
-            (object.status.as_ref()).is_some_and(|status| status.timeline.is_some())
-        }
-        Object::Snapshot(object) => {
-            (object.status.as_ref()).is_some_and(|status| status.snapshot.is_some())
-        }
-        Object::Fork(object) => object.status.as_ref().is_some_and(|status| {
-            status.timeline.is_some() || status.items.iter().any(|item| item.timeline.is_some())
-        }),
-    }
+    named(object).next().is_some()
 }
 
 /// Whether the status of an object names this as its own.
 fn is_named(object: &Object, id: Id) -> bool {
-    let is = |text: &Option<String>| text.as_deref() == Some(id.to_string().as_str());
-    match object {
-        Object::Bucket(object) => {
-            (object.status.as_ref()).is_some_and(|status| is(&status.timeline))
+    let id = id.to_string();
+    named(object).any(|named| *named == id)
+}
+
+/// The ids of the data that the status of an object names as its own.
+fn named(object: &Object) -> impl Iterator<Item = &String> {
+    let (one, items) = match object {
+        Object::Bucket(object) => (object.status.as_ref().map(|status| &status.timeline), None),
+        Object::Snapshot(object) => (object.status.as_ref().map(|status| &status.snapshot), None),
+        Object::Fork(object) => {
+            let status = object.status.as_ref();
+            (
+                status.map(|status| &status.timeline),
+                status.map(|status| &status.items),
+            )
         }
-        Object::Snapshot(object) => {
-            (object.status.as_ref()).is_some_and(|status| is(&status.snapshot))
-        }
-        Object::Fork(object) => object.status.as_ref().is_some_and(|status| {
-            is(&status.timeline) || status.items.iter().any(|item| is(&item.timeline))
-        }),
-    }
+    };
+    let items = items.into_iter().flatten().map(|item| &item.timeline);
+    one.into_iter().chain(items).flatten()
 }

@@ -404,12 +404,7 @@ impl Node {
                     tracing::warn!(object = %key, %error, ?pause, "cannot do what an object asks for; tries again");
                 }
             }
-            self.metrics
-                .queue_depth
-                .set(i64::try_from(self.queue.depth()).unwrap_or(i64::MAX));
-            self.metrics
-                .objects
-                .set(i64::try_from(self.cache.len()).unwrap_or(i64::MAX));
+            self.metrics.stands(self.queue.depth(), self.cache.len());
         }
     }
 

@@ -52,12 +52,7 @@ impl Operator {
                 }
             }
             beat.rest();
-            self.metrics
-                .queue_depth
-                .set(i64::try_from(self.queue.depth()).unwrap_or(i64::MAX));
-            self.metrics
-                .objects
-                .set(i64::try_from(self.cache.len()).unwrap_or(i64::MAX));
+            self.metrics.stands(self.queue.depth(), self.cache.len());
         }
     }
 

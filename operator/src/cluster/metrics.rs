@@ -156,6 +156,13 @@ impl Metrics {
             .get()
     }
 
+    /// Notes how many objects are due or being looked at, and how many are followed.
+    pub fn stands(&self, due: usize, followed: usize) {
+        let number = |count| i64::try_from(count).unwrap_or(i64::MAX);
+        self.queue_depth.set(number(due));
+        self.objects.set(number(followed));
+    }
+
     /// How many looks at objects of all kinds ended like this.
     pub fn looks(&self, result: &'static str) -> u64 {
         Kind::ALL
